@@ -1,0 +1,437 @@
+//! What a model family *is*, as const data. The converter reads a row to turn a checkpoint into
+//! GGUF; the runtime reads the same row to turn the GGUF into a plan. A new family is a new row; if
+//! a row can't say it, the schema here grows one field.
+//!
+//! Every switch that is a *number* of one model (n_layer, eps, window, ...) is an [`Hp`]: the row
+//! says which configuration key it comes from, and the `Hp` says which GGUF key it goes to.
+#![no_std]
+
+mod gpt;
+mod llama;
+
+pub use gpt::*;
+pub use llama::*;
+
+/// Every family, in the order in which `--list-families` prints them.
+pub const FAMILIES: &[&Family] = &[&GPT2, &LLAMA];
+
+/// The family with this GGUF `general.architecture`.
+pub fn by_arch(arch: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|f| f.arch == arch)
+}
+
+/// The family that claims this `architectures[0]` of a Hugging Face `config.json`.
+pub fn by_class(class: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|f| f.classes.contains(&class))
+}
+
+/// One model family.
+#[derive(Debug)]
+pub struct Family {
+    /// GGUF `general.architecture`: llama.cpp's name where it has one.
+    pub arch: &'static str,
+    /// For people: "GPT-2 (DistilGPT2, DialoGPT)".
+    pub title: &'static str,
+    /// Hugging Face class names in `architectures`.
+    pub classes: &'static [&'static str],
+    /// Whether llama.cpp runs files of this architecture.
+    pub stock: bool,
+    /// The blocks and what surrounds them.
+    pub block: Block,
+    /// Configuration keys: each is consumed by a row here or stops the conversion.
+    pub config: &'static [ConfigKey],
+    /// Values for numbers that the configuration may leave out.
+    pub defaults: &'static [(Hp, Value)],
+    /// Prefixes that a checkpoint may put before every source name; tried in this order.
+    pub prefixes: &'static [&'static str],
+    /// Source tensors and where they go.
+    pub tensors: &'static [TensorRow],
+    /// Source tensors that carry nothing, with the reason. `{}` stands for a layer number.
+    pub ignored: &'static [(&'static str, &'static str)],
+}
+
+/// The structure of a family's network.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// Which normalization.
+    pub norm: Norm,
+    /// Where the norms and joins are.
+    pub join: Join,
+    /// How positions enter.
+    pub position: Position,
+    /// The feed-forward network.
+    pub ffn: Ffn,
+    /// Its activation, unless the model's own key says another.
+    pub act: Act,
+    /// Factor on the token embedding.
+    pub embed_scale: EmbedScale,
+    /// What queries times keys are multiplied with.
+    pub score_scale: ScoreScale,
+    /// Which layers attend in a sliding window, if the model has one (`Hp::Window`).
+    pub window: WindowPattern,
+    /// RMS norm of q and k before rope.
+    pub qk_norm: QkNorm,
+    /// Which layers have rope (`Position::Rope` only): all, or all but every nth.
+    pub no_rope_every: u32,
+}
+
+/// Kinds of normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// (x - mean) / sqrt(var + eps) * w + b; w and b may both be absent (OLMo).
+    Layer,
+    /// x / sqrt(mean(x^2) + eps) * w (Zhang & Sennrich 2019).
+    Rms,
+}
+
+/// How attention and feed-forward join the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// x += attn(norm(x)); x += ffn(norm2(x)).
+    Sequential,
+    /// x += attn(n) + ffn(n) with one shared n = norm(x) (GPT-J, Phi-2, Falcon-7B), or with
+    /// ffn(norm2(x)) where the file has a second norm (Falcon-40B).
+    Parallel,
+    /// `Parallel` with two norms if `Hp::ParallelResidual`, else `Sequential` (GPT-NeoX).
+    ByKey,
+    /// x = norm(x + attn(x)); x = norm2(x + ffn(x)) where `Hp::PostNorm` is set, else
+    /// `Sequential` (OPT-350m).
+    PostByKey,
+    /// x += post(attn(norm(x))); x += post2(ffn(norm2(x))) (Gemma 2 and 3).
+    Sandwich,
+    /// x += norm(attn(x)); x += norm2(ffn(x)) (OLMo 2).
+    After,
+}
+
+/// How positions enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// A table `position_embd` is added to the embedding.
+    Learned,
+    /// Rotary embedding of q and k on the first `Hp::RopeDim` of each head.
+    Rope(Pairing),
+    /// A slope per head times the distance is added to the scores (BLOOM, MPT).
+    Alibi,
+    /// None.
+    None,
+}
+
+/// Which two dimensions rope turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// i with i + n/2 ("NEOX", half-split).
+    Half,
+    /// 2i with 2i + 1 ("NORM", adjacent).
+    Adjacent,
+}
+
+/// Feed-forward networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ffn {
+    /// down(act(up(x))).
+    Plain,
+    /// down(act(gate(x)) * up(x)).
+    Gated,
+    /// `Gated` with gate and up stacked in `ffn_up`, gate first (Phi-3).
+    GatedFused,
+}
+
+/// Activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// The tanh form of GELU.
+    GeluTanh,
+    /// GELU with erf, exact.
+    GeluErf,
+    /// max(x, 0).
+    Relu,
+    /// x * sigmoid(x).
+    Silu,
+}
+
+impl Act {
+    /// Names that configurations use (`gelu` is the exact form in Hugging Face code).
+    pub const NAMES: &'static [(&'static str, Act)] = &[
+        ("gelu_new", Act::GeluTanh),
+        ("gelu_pytorch_tanh", Act::GeluTanh),
+        ("gelu_fast", Act::GeluTanh),
+        ("gelu_tanh", Act::GeluTanh),
+        ("gelu", Act::GeluErf),
+        ("gelu_erf", Act::GeluErf),
+        ("relu", Act::Relu),
+        ("silu", Act::Silu),
+        ("swish", Act::Silu),
+    ];
+
+    /// The activation with this configuration name.
+    pub fn by_name(name: &str) -> Option<Act> {
+        Act::NAMES.iter().find(|(n, _)| *n == name).map(|&(_, a)| a)
+    }
+
+    /// The name that pith writes under `pith.activation`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Act::GeluTanh => "gelu_tanh",
+            Act::GeluErf => "gelu_erf",
+            Act::Relu => "relu",
+            Act::Silu => "silu",
+        }
+    }
+}
+
+/// Factor on the token embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbedScale {
+    /// 1.
+    One,
+    /// sqrt(n_embd) (Gemma).
+    SqrtEmbd,
+}
+
+/// Factor on q.k. `Hp::AttnScale`, where the file has it, wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreScale {
+    /// 1/sqrt(head_dim).
+    HeadDim,
+    /// 1 (GPT-Neo).
+    One,
+}
+
+/// Which layers attend in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowPattern {
+    /// No layer, whatever the keys say.
+    None,
+    /// Every layer.
+    All,
+    /// Layers whose number is not `last` modulo `every`: Gemma 2 (every 2, last 1) and Gemma 3
+    /// (every 6, last 5) have their global layer last; GPT-Neo (every 2, last 0) has it first.
+    AllBut {
+        /// Period in layers.
+        every: u32,
+        /// The one global layer of each period.
+        global: u32,
+    },
+}
+
+/// RMS norm of q and k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Over each head (Qwen3, Gemma 3).
+    Head,
+    /// Over the whole projection (OLMo 2).
+    Full,
+}
+
+/// A number or flag of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hp {
+    /// Longest context that the model was made for.
+    NCtx,
+    /// Width of the residual stream.
+    NEmbd,
+    /// Number of blocks.
+    NLayer,
+    /// Width of the feed-forward network.
+    NFf,
+    /// Query heads.
+    NHead,
+    /// Key/value heads.
+    NHeadKv,
+    /// Width of a query or key head, where it isn't n_embd / n_head.
+    HeadDim,
+    /// Width of a value head (equal to `HeadDim` in all families so far).
+    HeadDimV,
+    /// LayerNorm's epsilon.
+    LayerNormEps,
+    /// RMS norm's epsilon.
+    RmsNormEps,
+    /// Dimensions of a head that rope turns.
+    RopeDim,
+    /// Rope's base, theta.
+    RopeBase,
+    /// Rope's base in window layers (Gemma 3).
+    RopeBaseLocal,
+    /// Sliding window in tokens.
+    Window,
+    /// Cap of attention scores: c * tanh(s / c).
+    AttnSoftcap,
+    /// Cap of logits.
+    LogitSoftcap,
+    /// Factor on q.k.
+    AttnScale,
+    /// Bound on q, k and v after their projection.
+    ClampKqv,
+    /// Largest ALiBi bias.
+    AlibiMax,
+    /// GPT-NeoX: attention and feed-forward read the same input.
+    ParallelResidual,
+    /// OPT-350m: norms come after the joins.
+    PostNorm,
+    /// Rows of the embedding.
+    NVocab,
+}
+
+/// Types of a number in GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// u32.
+    U32,
+    /// f32.
+    F32,
+    /// bool.
+    Bool,
+}
+
+impl Hp {
+    /// GGUF key (behind `<arch>.`, or whole if it begins with `pith.`) and type.
+    pub const fn key(self) -> (&'static str, Kind) {
+        use Kind::*;
+        match self {
+            Hp::NCtx => ("context_length", U32),
+            Hp::NEmbd => ("embedding_length", U32),
+            Hp::NLayer => ("block_count", U32),
+            Hp::NFf => ("feed_forward_length", U32),
+            Hp::NHead => ("attention.head_count", U32),
+            Hp::NHeadKv => ("attention.head_count_kv", U32),
+            Hp::HeadDim => ("attention.key_length", U32),
+            Hp::HeadDimV => ("attention.value_length", U32),
+            Hp::LayerNormEps => ("attention.layer_norm_epsilon", F32),
+            Hp::RmsNormEps => ("attention.layer_norm_rms_epsilon", F32),
+            Hp::RopeDim => ("rope.dimension_count", U32),
+            Hp::RopeBase => ("rope.freq_base", F32),
+            Hp::RopeBaseLocal => ("rope.freq_base_swa", F32),
+            Hp::Window => ("attention.sliding_window", U32),
+            Hp::AttnSoftcap => ("attn_logit_softcapping", F32),
+            Hp::LogitSoftcap => ("final_logit_softcapping", F32),
+            Hp::AttnScale => ("attention.scale", F32),
+            Hp::ClampKqv => ("attention.clamp_kqv", F32),
+            Hp::AlibiMax => ("attention.max_alibi_bias", F32),
+            Hp::ParallelResidual => ("use_parallel_residual", Bool),
+            Hp::PostNorm => ("pith.post_norm", Bool),
+            Hp::NVocab => ("vocab_size", U32),
+        }
+    }
+}
+
+/// A constant value of a number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// An integer.
+    U32(u32),
+    /// A float.
+    F32(f32),
+    /// A flag.
+    Bool(bool),
+    /// The value of another number (`NHeadKv` defaults to `NHead`).
+    Same(Hp),
+    /// Another number times a factor (`NFf` defaults to 4 `NEmbd` in GPT-2).
+    Times(Hp, u32),
+}
+
+/// One key of `config.json` and what it means. Keys that no row names (and that are not in
+/// [`HARMLESS`]) stop the conversion.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigKey {
+    /// The key.
+    pub name: &'static str,
+    /// What it means.
+    pub means: Means,
+}
+
+/// What a configuration key means. `null` counts as absent everywhere.
+#[derive(Clone, Copy, Debug)]
+pub enum Means {
+    /// The value of this number.
+    Set(Hp),
+    /// The reciprocal square root of the value (Gemma's `query_pre_attn_scalar`).
+    SetRsqrt(Hp),
+    /// A fraction of the head width, rounded down (GPT-NeoX `rotary_pct`).
+    SetFractionOfHead(Hp),
+    /// The negation of the value: `do_layer_norm_before` sets `PostNorm`.
+    SetNot(Hp),
+    /// The name of the activation.
+    Activation,
+    /// Whether the head is the embedding. Tensors decide; the key only explains.
+    Tied,
+    /// `rope_scaling` or `rope_parameters`: base, type (`default`, `linear`, `llama3`), factors.
+    RopeScaling,
+    /// `layer_types` or `attention_types`: must agree with the row's [`WindowPattern`].
+    LayerTypes,
+    /// `sliding_window_pattern`: must agree with the row's [`WindowPattern`].
+    WindowEvery,
+    /// The special token ids: `bos_token_id`, `eos_token_id`, `pad_token_id`.
+    SpecialToken,
+    /// Must be this flag, else the model is of a kind that pith doesn't run.
+    MustBe(bool),
+    /// Must be this number.
+    MustBeNumber(f64),
+    /// Must be one of these strings.
+    MustBeOneOf(&'static [&'static str]),
+    /// Harmless: why.
+    Ignored(&'static str),
+}
+
+/// Keys that are harmless in every family, each with its reason.
+pub const HARMLESS: &[(&str, &str)] = &[
+    ("architectures", "chose the family"),
+    ("model_type", "the class chose the family"),
+    ("torch_dtype", "each tensor carries its own type"),
+    ("dtype", "each tensor carries its own type"),
+    ("transformers_version", "a note"),
+    ("_name_or_path", "a note"),
+    ("use_cache", "how a library runs, not what the model is"),
+    ("initializer_range", "training only"),
+    ("task_specific_params", "defaults of another program"),
+    ("gradient_checkpointing", "training only"),
+    ("output_attentions", "what a library returns"),
+    ("output_hidden_states", "what a library returns"),
+    ("return_dict", "what a library returns"),
+];
+
+/// One source tensor and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorRow {
+    /// Source name behind the family's prefix; `{}` stands for the layer number.
+    pub source: &'static str,
+    /// GGUF name; `{}` stands for the layer number.
+    pub to: &'static str,
+    /// What is done on the way.
+    pub fold: Fold,
+    /// Whether a checkpoint may lack it.
+    pub need: Need,
+}
+
+/// Whether a checkpoint may lack a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Always there.
+    Required,
+    /// May be absent (biases, optional norms).
+    Optional,
+    /// The output matrix: written only if present and different from the embedding.
+    Head,
+}
+
+/// What happens to a tensor between checkpoint and GGUF. Shapes are PyTorch's: `[n_out, n_in]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    /// Nothing.
+    Keep,
+    /// `[n_in, n_out]` becomes `[n_out, n_in]` (GPT-2's Conv1D).
+    Transpose,
+    /// Rows of each query head from half-split to adjacent pairs.
+    PermuteQ,
+    /// Rows of each key head from half-split to adjacent pairs.
+    PermuteK,
+    /// Rows `[n_head, 3, head_dim]` become q | k | v (GPT-NeoX, BLOOM); weights and biases.
+    SplitHeads,
+    /// Rows `[n_kv, n_head / n_kv + 2, head_dim]` become q | k | v (Falcon).
+    SplitGroups,
+    /// 1 is added to each value (Gemma's norms).
+    AddOne,
+    /// The first n rows are dropped (OPT's positions).
+    DropRows(u32),
+}

@@ -1,0 +1,1 @@
+//! A file's bytes: memory-mapped, or owned. The one place that maps files.

@@ -1,0 +1,32 @@
+//! pith: an on-device GPT runtime. One quantized GGUF file is memory-mapped and run with int8
+//! activations; what a sequence gets is the same, bit for bit, for every batch, chunking, thread
+//! count and instruction set.
+//!
+//! A file uses only files above it in this list:
+//!
+//! | file | job |
+//! |---|---|
+//! | [`error`] | what can go wrong |
+//! | [`bytes`] | a file's bytes, mapped or owned |
+//! | [`quant`] | the table of tensor formats: block length, bytes, encode, decode |
+//! | [`gguf`] | the container: read as borrowed views, write atomically |
+//! | [`team`] | worker threads and disjoint tiles of a matrix |
+//! | [`kernel`] | arithmetic: the scalar reference and one table per instruction set |
+//! | [`model`] | a mapped file bound to its family row: numbers and weights |
+//! | [`plan`] | the model as a flat list of ops over numbered buffers |
+//! | [`cache`] | the KV cache |
+//! | [`cpu`] | runs a plan on the CPU |
+//! | [`tokenizer`] | text to ids and back, from the GGUF alone |
+//! | [`sampler`] | logits to the next id |
+//! | [`session`] | sequences that grow: the face that most callers use |
+#![deny(unsafe_code)]
+
+pub mod bytes;
+pub mod error;
+pub mod gguf;
+pub mod kernel;
+pub mod quant;
+pub mod team;
+pub mod tokenizer;
+
+pub use error::{Error, Result};
