@@ -1,1 +1,325 @@
-//! Kernels.
+//! Arithmetic: a table of functions per instruction set. [`scalar`] states the contract in the
+//! plainest code; every other table equals it bit for bit.
+//!
+//! The contract (ARCHITECTURE.md has it in formulas):
+//! * activations become int8 codes along the row, one f32 scale per 32 or per 256 ([`Per`]);
+//! * products of weight codes and activation codes are exact integers; what remains is one f32
+//!   update per block in a stated order;
+//! * other sums run in 16 lanes (lane = index mod 16) and one tree ([`lanes::combine`]);
+//! * a multiplication and an addition are rounded separately, and elementary functions are our own
+//!   ([`math`]).
+//!
+//! What a row gets therefore depends on the row alone: not on its neighbours in the batch, the
+//! thread, or the instruction set.
+
+pub mod lanes;
+pub mod math;
+pub mod scalar;
+
+use pith_models::{Act, Pairing};
+
+use crate::{quant::Format, team::Tile};
+
+/// Positions of a chunk of attention; chunks begin at multiples of it.
+pub const CHUNK: usize = 256;
+
+/// 256 quantized activations. The tail of a row that is no multiple of 256 is padded with zeros.
+#[repr(C, align(32))]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct A8 {
+    /// Codes, -127..=127.
+    pub codes: [i8; 256],
+    /// Sums of 16 codes each.
+    pub sums: [i16; 16],
+    /// Scale of each 32 codes; for [`Per::K256`] all eight are equal.
+    pub scales: [f32; 8],
+}
+
+impl A8 {
+    /// 256 zeros.
+    pub const ZERO: A8 = A8 { codes: [0; 256], sums: [0; 16], scales: [0.0; 8] };
+}
+
+/// How many activations share a scale: what a weight format wants beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// 32, for the formats with blocks of 32.
+    B32,
+    /// 256, for the formats with superblocks of 256.
+    K256,
+}
+
+impl Per {
+    /// What products with this format read; `None` for formats that multiply f32 activations.
+    pub fn of(format: Format) -> Option<Per> {
+        match format {
+            Format::F32 | Format::F16 | Format::BF16 => None,
+            format if format.block_len() == 32 => Some(Per::B32),
+            _ => Some(Per::K256),
+        }
+    }
+}
+
+/// Activations of a product.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// `[n_tokens, n_in.div_ceil(256)]`.
+    A8(&'a [A8]),
+    /// `[n_tokens, n_in]`.
+    F32(&'a [f32]),
+}
+
+/// One query head over some keys of one chunk.
+#[derive(Clone, Copy)]
+pub struct AttendChunk<'a> {
+    /// The query, `[head_dim]`.
+    pub q: &'a [f32],
+    /// The keys, `[n, head_dim]`.
+    pub keys: &'a [f32],
+    /// The values, `[n, head_dim]`.
+    pub values: &'a [f32],
+    /// The first key's index within its chunk.
+    pub lane: usize,
+    /// Factor on q.k.
+    pub scale: f32,
+    /// Cap of the scores; 0 for none.
+    pub softcap: f32,
+    /// ALiBi slope; 0 for none.
+    pub slope: f32,
+    /// Positions between the query and the first key.
+    pub distance: usize,
+}
+
+/// The running softmax of one query head (Milakov & Gimelshein 2018): starts as max = -inf, sum = 0,
+/// acc = 0; after the last chunk the result is acc / sum.
+pub struct AttendState<'a> {
+    /// Largest score so far.
+    pub max: &'a mut f32,
+    /// Sum of exp(score - max).
+    pub sum: &'a mut f32,
+    /// Sum of exp(score - max) * value, `[head_dim]`.
+    pub acc: &'a mut [f32],
+}
+
+/// `out[token][row] = sum over k of weight[row][k] * x[token][k]`; weight rows are the tile's
+/// columns, tokens its rows.
+///
+/// # Safety
+/// The CPU has the table's instruction set, and the lengths are as [`Kernels::matmul`] checks.
+type Matmul = unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>);
+
+/// The functions of one instruction set. Every entry is `unsafe fn` for one reason: the CPU must
+/// have the instruction set, which holds for every table that [`Kernels::available`] gives out.
+pub struct Kernels {
+    name: &'static str,
+    matmul: [Matmul; Format::COUNT],
+    quantize: unsafe fn(Per, &[f32], &mut [A8]),
+    rms_norm: unsafe fn(&[f32], Option<&[f32]>, f32, &mut [f32]),
+    layer_norm: unsafe fn(&[f32], Option<&[f32]>, Option<&[f32]>, f32, &mut [f32]),
+    activate: unsafe fn(Act, &mut [f32]),
+    gate: unsafe fn(Act, &[f32], &[f32], &mut [f32]),
+    softcap: unsafe fn(&mut [f32], f32),
+    add: unsafe fn(&mut [f32], &[f32]),
+    rope: unsafe fn(Pairing, &mut [f32], &[f32], &[f32]),
+    to_f16: unsafe fn(&[f32], &mut [u16]),
+    from_f16: unsafe fn(&[u16], &mut [f32]),
+    attend: unsafe fn(&AttendChunk<'_>, &mut [f32], AttendState<'_>),
+}
+
+static PLAIN: [&Kernels; 1] = [&scalar::TABLE];
+
+/// The safe face: each method checks lengths, then calls the table.
+#[allow(unsafe_code)]
+impl Kernels {
+    /// The tables that this CPU can run, best first; the scalar one is last.
+    pub fn available() -> &'static [&'static Kernels] {
+        &PLAIN
+    }
+
+    /// The best table for this CPU.
+    pub fn best() -> &'static Kernels {
+        Kernels::available()[0]
+    }
+
+    /// An available table by its name.
+    pub fn by_name(name: &str) -> Option<&'static Kernels> {
+        Kernels::available().iter().copied().find(|k| k.name == name)
+    }
+
+    /// "scalar", "avx2".
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Quantizes a row `[n_in]` into `n_in.div_ceil(256)` groups. NaN counts as 0; infinite values
+    /// take the block's scale to infinity.
+    ///
+    /// # Panics
+    /// `out` has another length.
+    pub fn quantize(&self, per: Per, x: &[f32], out: &mut [A8]) {
+        assert_eq!(out.len(), x.len().div_ceil(256), "groups of {} activations", x.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.quantize)(per, x, out) }
+    }
+
+    /// Products of `tile.n_cols()` weight rows with `tile.n_rows()` tokens.
+    ///
+    /// # Panics
+    /// The lengths don't fit together, or the input isn't of the format's kind ([`Per::of`]).
+    pub fn matmul(
+        &self,
+        format: Format,
+        w: &[u8],
+        n_in: usize,
+        x: Input<'_>,
+        out: &mut Tile<'_, f32>,
+    ) {
+        let row_bytes = format.row_bytes(n_in).expect("rows of whole blocks");
+        assert_eq!(w.len(), row_bytes * out.n_cols(), "weight rows");
+        match (x, Per::of(format)) {
+            (Input::A8(x), Some(_)) => {
+                assert_eq!(x.len(), n_in.div_ceil(256) * out.n_rows(), "activations");
+            }
+            (Input::F32(x), None) => assert_eq!(x.len(), n_in * out.n_rows(), "activations"),
+            _ => panic!("{} reads the other kind of activations", format.name()),
+        }
+        // SAFETY: an available table; lengths and kind checked above.
+        unsafe { (self.matmul[format.index()])(w, n_in, x, out) }
+    }
+
+    /// out = x / sqrt(mean(x^2) + eps) * weight, all `[n]`.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn rms_norm(&self, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+        assert!(x.len() == out.len() && weight.is_none_or(|w| w.len() == x.len()));
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// out = (x - mean) / sqrt(variance + eps) * weight + bias, all `[n]`.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn layer_norm(
+        &self,
+        x: &[f32],
+        weight: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        eps: f32,
+        out: &mut [f32],
+    ) {
+        assert_eq!(x.len(), out.len());
+        assert!(weight.is_none_or(|w| w.len() == x.len()));
+        assert!(bias.is_none_or(|b| b.len() == x.len()));
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.layer_norm)(x, weight, bias, eps, out) }
+    }
+
+    /// x = act(x).
+    pub fn activate(&self, act: Act, x: &mut [f32]) {
+        // SAFETY: an available table.
+        unsafe { (self.activate)(act, x) }
+    }
+
+    /// out = act(gate) * up.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn gate(&self, act: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == out.len() && up.len() == out.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.gate)(act, gate, up, out) }
+    }
+
+    /// x = cap * tanh(x / cap).
+    pub fn softcap(&self, x: &mut [f32], cap: f32) {
+        // SAFETY: an available table.
+        unsafe { (self.softcap)(x, cap) }
+    }
+
+    /// x += y.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.add)(x, y) }
+    }
+
+    /// Turns the pairs of a head `[n_rot]` by angles whose cosines and sines are `[n_rot / 2]`.
+    ///
+    /// # Panics
+    /// The lengths don't fit together.
+    pub fn rope(&self, pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(head.len() == 2 * cos.len() && cos.len() == sin.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.rope)(pairing, head, cos, sin) }
+    }
+
+    /// f32 to binary16, to nearest even.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.to_f16)(x, out) }
+    }
+
+    /// binary16 to f32, exact.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn from_f16(&self, x: &[u16], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.from_f16)(x, out) }
+    }
+
+    /// Takes some keys of one chunk into a running softmax. `scores` is scratch, at least `n` long.
+    ///
+    /// # Panics
+    /// The lengths don't fit together, or the keys leave their chunk.
+    pub fn attend(&self, chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>) {
+        let (head_dim, n) = (chunk.q.len(), chunk.keys.len() / chunk.q.len());
+        assert!(n > 0 && chunk.keys.len() == n * head_dim && chunk.values.len() == n * head_dim);
+        assert!(state.acc.len() == head_dim && scores.len() >= n && chunk.lane + n <= CHUNK);
+        assert!(chunk.distance + 1 >= n, "a key after its query");
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.attend)(chunk, &mut scores[..n], state) }
+    }
+}
+
+/// The frequencies of one rope table: angle_i = position * scale * base^(-2i / n_rot) / factor_i
+/// (Su et al. 2021), in f64, rounded to f32 at the end.
+#[derive(Clone, Debug)]
+pub struct RopeAngles {
+    frequencies: Vec<f64>,
+}
+
+impl RopeAngles {
+    /// Frequencies for `n_rot` dimensions; `factors` is `[n_rot / 2]`.
+    pub fn new(n_rot: usize, base: f32, scale: f32, factors: Option<&[f32]>) -> RopeAngles {
+        let ln_base = math::ln64(f64::from(base));
+        let frequency = |i: usize| {
+            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
+            f64::from(scale) * math::exp64(-ln_base * (2 * i) as f64 / n_rot as f64) / factor
+        };
+        RopeAngles { frequencies: (0..n_rot / 2).map(frequency).collect() }
+    }
+
+    /// Dimensions that are turned.
+    pub fn n_rot(&self) -> usize {
+        2 * self.frequencies.len()
+    }
+
+    /// Cosines and sines of one position, `[n_rot / 2]` each.
+    pub fn fill(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
+        for ((c, s), f) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
+            let (cosine, sine) = math::cos_sin(position as f64 * f);
+            (*c, *s) = (cosine as f32, sine as f32);
+        }
+    }
+}

@@ -1,1 +1,464 @@
-//! Team.
+//! Worker threads, and disjoint tiles of a matrix for them to fill.
+//!
+//! rayon owns the threads. A step of the model is one parallel region ([`Team::step`]): helpers
+//! enter it once and spin for jobs; each job is a matrix cut into tiles ([`Region::tiles`]) that
+//! anyone may take. Helpers are optional: the caller takes tiles too, and waits only for tiles that
+//! somebody has already begun, so a helper that the system has put to sleep can't hold a step up.
+//! Which thread fills a tile never changes what is in it.
+#![allow(unsafe_code)]
+
+use std::{
+    any::Any,
+    hint,
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*},
+    },
+    thread,
+};
+
+use crate::{Error, Result};
+
+/// Spins before a waiting thread lets others run: about 20 us, longer than the gap between jobs.
+const SPINS: usize = 4000;
+
+/// Threads for the steps of one model.
+pub struct Team {
+    pool: Option<rayon::ThreadPool>,
+    n_threads: usize,
+}
+
+impl Team {
+    /// A team of `n_threads`, the caller of [`Team::step`] among them.
+    ///
+    /// # Errors
+    /// `n_threads` is 0, or the system refuses a thread.
+    pub fn new(n_threads: usize) -> Result<Team> {
+        if n_threads == 0 {
+            return Err(Error::Invalid("a team needs at least 1 thread, got 0".into()));
+        }
+        if n_threads == 1 {
+            return Ok(Team { pool: None, n_threads });
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads - 1)
+            .thread_name(|i| format!("pith-{}", i + 1))
+            .build()
+            .map_err(|e| Error::Invalid(format!("cannot start {n_threads} threads: {e}")))?;
+        Ok(Team { pool: Some(pool), n_threads })
+    }
+
+    /// Threads, the caller included.
+    pub fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
+    /// One parallel region: runs `f` on this thread, with the others at hand for its jobs.
+    pub fn step<R>(&self, f: impl FnOnce(&Region<'_>) -> R) -> R {
+        let region = Region::new(self.n_threads);
+        let Some(pool) = &self.pool else { return f(&region) };
+        pool.in_place_scope(|scope| {
+            for worker in 1..self.n_threads {
+                let region = &region;
+                scope.spawn(move |_| region.help(worker));
+            }
+            // Dropped on return and on panic: helpers must leave, or the scope waits for ever.
+            let _leave = Leave(&region.over);
+            f(&region)
+        })
+    }
+}
+
+struct Leave<'a>(&'a AtomicBool);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Release);
+    }
+}
+
+/// A parallel region in progress.
+pub struct Region<'a> {
+    n_threads: usize,
+    /// The job that helpers may take tiles of; null between jobs.
+    job: AtomicPtr<Job>,
+    /// Counts jobs: two jobs often lie at the same address.
+    epoch: AtomicUsize,
+    /// Helpers that may be looking at `job`.
+    visitors: AtomicUsize,
+    over: AtomicBool,
+    _life: PhantomData<&'a ()>,
+}
+
+/// A matrix being filled. Lives on the stack of the thread in [`Region::tiles`].
+struct Job {
+    /// Fills a tile: `run(context, worker, tile)`.
+    run: unsafe fn(*const (), usize, usize),
+    context: *const (),
+    n_tiles: usize,
+    next: AtomicUsize,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Job {
+    /// Takes tiles until there are none left.
+    fn work(&self, worker: usize) {
+        loop {
+            let tile = self.next.fetch_add(1, Relaxed);
+            if tile >= self.n_tiles {
+                return;
+            }
+            // SAFETY: `run` and `context` were made for each other in `Region::tiles`, whose frame
+            // outlives every visit; `fetch_add` gives each tile to one thread only.
+            let run = || unsafe { (self.run)(self.context, worker, tile) };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                self.next.store(self.n_tiles, Relaxed);
+                *self.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
+            }
+        }
+    }
+}
+
+impl Region<'_> {
+    fn new(n_threads: usize) -> Self {
+        Region {
+            n_threads,
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            epoch: AtomicUsize::new(0),
+            visitors: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+            _life: PhantomData,
+        }
+    }
+
+    /// Threads that may take tiles.
+    pub fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
+    /// A helper's life within one region.
+    fn help(&self, worker: usize) {
+        let (mut seen, mut idle) = (0, 0);
+        while !self.over.load(Acquire) {
+            let epoch = self.epoch.load(Acquire);
+            if epoch == seen {
+                idle += 1;
+                if idle < SPINS { hint::spin_loop() } else { thread::yield_now() }
+                continue;
+            }
+            (seen, idle) = (epoch, 0);
+            // Announce the visit first, then read the job: the owner withdraws the job first, then
+            // waits for the visitors (sequentially consistent on both sides), so either the owner
+            // sees this visit or this thread sees no job.
+            self.visitors.fetch_add(1, SeqCst);
+            let job = self.job.load(SeqCst);
+            if !job.is_null() {
+                // SAFETY: the job was published by `tiles`, which keeps it alive until it has
+                // withdrawn it and seen no visitors.
+                unsafe { &*job }.work(worker);
+            }
+            self.visitors.fetch_sub(1, Release);
+        }
+    }
+
+    /// Cuts `out` into tiles of up to `tile_rows` x `tile_cols` and has `f(worker, tile)` fill each
+    /// of them once, on whatever thread is free; returns when all are filled. `worker` is below
+    /// [`Region::n_threads`], and no two calls with the same number run at once. A panic in `f` is
+    /// passed on. Must not be called from within `f`.
+    pub fn tiles<T: Send>(
+        &self,
+        mut out: Mat<'_, T>,
+        tile_rows: usize,
+        tile_cols: usize,
+        f: impl Fn(usize, Tile<'_, T>) + Sync,
+    ) {
+        let grid = Grid::new(&mut out, tile_rows.max(1), tile_cols.max(1));
+        let n_tiles = grid.n_tiles();
+        if n_tiles <= 1 || self.n_threads == 1 {
+            // SAFETY: `grid` borrows `out` mutably, and each tile is made once, one at a time.
+            (0..n_tiles).for_each(|i| f(0, unsafe { grid.tile(i) }));
+            return;
+        }
+        let context = Context { grid: &grid, f: &f };
+        let job = Job {
+            run: runner(&context),
+            context: (&raw const context).cast(),
+            n_tiles,
+            next: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+        };
+        let published = (&raw const job).cast_mut();
+        self.job.store(published, SeqCst);
+        self.epoch.fetch_add(1, Release);
+        job.work(0);
+        self.job.store(std::ptr::null_mut(), SeqCst);
+        let mut spins = 0;
+        while self.visitors.load(SeqCst) != 0 {
+            spins += 1;
+            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
+        }
+        let panic = job.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// What a job's tiles are made from.
+struct Context<'a, T, F> {
+    grid: &'a Grid<'a, T>,
+    f: &'a F,
+}
+
+/// The function that runs one tile of jobs with this context.
+fn runner<T: Send, F: Fn(usize, Tile<'_, T>) + Sync>(
+    _: &Context<'_, T, F>,
+) -> unsafe fn(*const (), usize, usize) {
+    /// # Safety
+    /// `context` points to a live `Context<T, F>`, and no other call is given the same tile.
+    unsafe fn fill<T: Send, F: Fn(usize, Tile<'_, T>) + Sync>(
+        context: *const (),
+        worker: usize,
+        tile: usize,
+    ) {
+        // SAFETY: by this function's contract.
+        let Context { grid, f } = unsafe { &*context.cast::<Context<'_, T, F>>() };
+        // SAFETY: by this function's contract each tile is made once.
+        f(worker, unsafe { grid.tile(tile) });
+    }
+    fill::<T, F>
+}
+
+/// A matrix `[n_rows, n_cols]` whose rows begin `stride` values apart.
+pub struct Mat<'a, T> {
+    data: &'a mut [T],
+    n_rows: usize,
+    n_cols: usize,
+    stride: usize,
+}
+
+impl<'a, T> Mat<'a, T> {
+    /// The first `n_rows` rows of `data`.
+    ///
+    /// # Panics
+    /// The data is too short, or the rows overlap.
+    pub fn new(data: &'a mut [T], n_rows: usize, n_cols: usize, stride: usize) -> Self {
+        Mat::window(data, n_rows, 0, n_cols, stride)
+    }
+
+    /// Columns `col..col + n_cols` of rows that begin `stride` values apart.
+    ///
+    /// # Panics
+    /// As [`Mat::new`].
+    pub fn window(
+        data: &'a mut [T],
+        n_rows: usize,
+        col: usize,
+        n_cols: usize,
+        stride: usize,
+    ) -> Self {
+        assert!(col + n_cols <= stride, "columns {col}+{n_cols} in rows of {stride}");
+        if n_rows == 0 || n_cols == 0 {
+            return Mat { data: &mut [], n_rows: 0, n_cols: 0, stride };
+        }
+        let data = &mut data[col..];
+        assert!((n_rows - 1) * stride + n_cols <= data.len(), "{n_rows} rows of {stride}");
+        Mat { data, n_rows, n_cols, stride }
+    }
+
+    /// The whole matrix as one tile.
+    pub fn tile(&mut self) -> Tile<'_, T> {
+        Tile {
+            data: self.data.as_mut_ptr(),
+            stride: self.stride,
+            row0: 0,
+            col0: 0,
+            n_rows: self.n_rows,
+            n_cols: self.n_cols,
+            _life: PhantomData,
+        }
+    }
+}
+
+/// A matrix cut into tiles.
+struct Grid<'a, T> {
+    data: *mut T,
+    n_rows: usize,
+    n_cols: usize,
+    stride: usize,
+    tile_rows: usize,
+    tile_cols: usize,
+    _life: PhantomData<&'a mut T>,
+}
+
+// SAFETY: a grid only gives out disjoint tiles (`tile`'s contract), each to one thread at a time.
+unsafe impl<T: Send> Sync for Grid<'_, T> {}
+
+impl<'a, T> Grid<'a, T> {
+    fn new(mat: &'a mut Mat<'_, T>, tile_rows: usize, tile_cols: usize) -> Self {
+        let Mat { n_rows, n_cols, stride, .. } = *mat;
+        let data = mat.data.as_mut_ptr();
+        Grid { data, n_rows, n_cols, stride, tile_rows, tile_cols, _life: PhantomData }
+    }
+
+    fn n_tiles(&self) -> usize {
+        self.n_rows.div_ceil(self.tile_rows) * self.n_cols.div_ceil(self.tile_cols)
+    }
+
+    /// Tile `i`, row of tiles by row of tiles.
+    ///
+    /// # Safety
+    /// No other tile `i` of this grid is alive.
+    unsafe fn tile(&self, i: usize) -> Tile<'_, T> {
+        let across = self.n_cols.div_ceil(self.tile_cols);
+        let (row0, col0) = (i / across * self.tile_rows, i % across * self.tile_cols);
+        assert!(row0 < self.n_rows, "tile {i} of {}", self.n_tiles());
+        Tile {
+            // SAFETY: row0 and col0 are inside the matrix, which `Mat::window` checked against
+            // the slice.
+            data: unsafe { self.data.add(row0 * self.stride + col0) },
+            stride: self.stride,
+            row0,
+            col0,
+            n_rows: self.tile_rows.min(self.n_rows - row0),
+            n_cols: self.tile_cols.min(self.n_cols - col0),
+            _life: PhantomData,
+        }
+    }
+}
+
+/// A window of a matrix that one thread alone may write.
+pub struct Tile<'a, T> {
+    data: *mut T,
+    stride: usize,
+    row0: usize,
+    col0: usize,
+    n_rows: usize,
+    n_cols: usize,
+    _life: PhantomData<&'a mut T>,
+}
+
+impl<T> Tile<'_, T> {
+    /// First row, counted in the matrix.
+    pub fn row0(&self) -> usize {
+        self.row0
+    }
+
+    /// First column, counted in the matrix.
+    pub fn col0(&self) -> usize {
+        self.col0
+    }
+
+    /// Rows of the tile.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Columns of the tile.
+    pub fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
+    /// Row `i` of the tile, `[n_cols]`.
+    ///
+    /// # Panics
+    /// The tile has no row `i`.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.n_rows, "row {i} of a tile of {}", self.n_rows);
+        // SAFETY: the row is inside the tile, the tile inside the matrix, and `&mut self` makes
+        // this the only live row of it.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.n_cols) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each cell is written once, by a tile that knows where it is.
+    fn check(team: &Team, n_rows: usize, n_cols: usize, tile: (usize, usize), margin: usize) {
+        let stride = n_cols + 2 * margin;
+        let mut data = vec![-1i64; n_rows * stride];
+        team.step(|region| {
+            let mat = Mat::window(&mut data, n_rows, margin, n_cols, stride);
+            region.tiles(mat, tile.0, tile.1, |worker, mut tile| {
+                assert!(worker < region.n_threads());
+                for i in 0..tile.n_rows() {
+                    let (row, col) = (tile.row0() + i, tile.col0());
+                    for (j, cell) in tile.row_mut(i).iter_mut().enumerate() {
+                        assert_eq!(*cell, -1, "written twice");
+                        *cell = (row * stride + col + j) as i64;
+                    }
+                }
+            });
+        });
+        for (i, cell) in data.iter().enumerate() {
+            let inside = (margin..margin + n_cols).contains(&(i % stride));
+            assert_eq!(*cell, if inside { (i - margin) as i64 } else { -1 });
+        }
+    }
+
+    #[test]
+    fn every_cell_is_filled_once() {
+        for n_threads in 1..=4 {
+            let team = Team::new(n_threads).unwrap();
+            for (n_rows, n_cols) in [(1, 1), (1, 1000), (17, 33), (64, 7), (0, 5), (5, 0)] {
+                for tile in [(1, 1), (3, 8), (100, 100), (1, 1000)] {
+                    check(&team, n_rows, n_cols, tile, 3);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_small_jobs_in_one_region() {
+        let team = Team::new(4).unwrap();
+        let mut data = vec![0u32; 64];
+        team.step(|region| {
+            for _ in 0..20_000 {
+                region.tiles(Mat::new(&mut data, 1, 64, 64), 1, 4, |_, mut tile| {
+                    tile.row_mut(0).iter_mut().for_each(|v| *v += 1);
+                });
+            }
+        });
+        assert_eq!(data, [20_000; 64]);
+    }
+
+    #[test]
+    fn no_two_tiles_at_once_share_a_worker() {
+        let team = Team::new(3).unwrap();
+        let busy: Vec<_> = (0..3).map(|_| AtomicBool::new(false)).collect();
+        let mut data = vec![0u8; 4096];
+        team.step(|region| {
+            region.tiles(Mat::new(&mut data, 1, 4096, 4096), 1, 1, |worker, _| {
+                assert!(!busy[worker].swap(true, SeqCst));
+                hint::spin_loop();
+                busy[worker].store(false, SeqCst);
+            });
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_lives_on() {
+        let team = Team::new(3).unwrap();
+        for at in [0, 5, 99] {
+            let mut data = vec![0u8; 100];
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                team.step(|region| {
+                    region.tiles(Mat::new(&mut data, 1, 100, 100), 1, 1, |_, tile| {
+                        assert!(tile.col0() != at, "tile {at}");
+                    });
+                });
+            }));
+            assert!(caught.is_err());
+            check(&team, 9, 9, (2, 2), 1);
+        }
+    }
+
+    #[test]
+    fn a_team_of_none_is_refused() {
+        assert!(Team::new(0).is_err());
+    }
+}

@@ -1,0 +1,545 @@
+//! Runs a plan on the CPU: one parallel region per step, each op split into tiles that any thread
+//! may take. Knows no file and no family. Nothing here allocates during a step.
+
+use std::{ops::Range, sync::Mutex};
+
+use pith_models::Norm;
+
+use crate::{
+    Result,
+    cache::Cache,
+    kernel::{A8, AttendChunk, AttendState, CHUNK, Input, Kernels, RopeAngles},
+    model::{Model, Weight},
+    plan::{Attend, Buf, BufKind, NormSpec, Op, Plan},
+    team::{Mat, Region, Team, Tile},
+};
+
+/// Rows of a tile of attention: each chunk of keys is widened to f32 once for so many tokens.
+const ATTEND_ROWS: usize = 16;
+/// Values of a tile of an elementwise op; smaller ops run on one thread.
+const ELEMENTS: usize = 16 * 1024;
+
+/// One token of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Which sequence it extends.
+    pub seq: usize,
+    /// Its absolute position.
+    pub position: usize,
+    /// The token.
+    pub id: u32,
+    /// Whether its logits are wanted.
+    pub wanted: bool,
+}
+
+/// A CPU with everything that its steps need.
+pub struct Cpu {
+    kernels: &'static Kernels,
+    team: Team,
+    buffers: Vec<Buffer>,
+    ropes: Vec<RopeBuffer>,
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// Memory of one of the plan's buffers.
+enum Buffer {
+    F32 { data: Vec<f32>, width: usize },
+    A8 { data: Vec<A8>, width: usize },
+}
+
+/// Cosines and sines of a step's rows, `[n, n_rot / 2]` each.
+struct RopeBuffer {
+    angles: RopeAngles,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// What one thread needs beside the buffers.
+struct Scratch {
+    /// A chunk's keys, `[CHUNK, head_dim]`.
+    keys: Vec<f32>,
+    /// A chunk's values, `[CHUNK, head_dim]`.
+    values: Vec<f32>,
+    /// One row's scores over a chunk.
+    scores: Vec<f32>,
+    /// Running maximum and sum of each row and head of a tile.
+    softmax: Vec<(f32, f32)>,
+    /// A row before its norm.
+    row: Vec<f32>,
+}
+
+impl Cpu {
+    /// Memory for steps of up to `n_batch` rows, `n_logits` of them wanted.
+    ///
+    /// # Errors
+    /// The threads can't be started.
+    pub fn new(
+        model: &Model,
+        plan: &Plan,
+        kernels: &'static Kernels,
+        n_threads: usize,
+        n_batch: usize,
+        n_logits: usize,
+    ) -> Result<Cpu> {
+        let team = Team::new(n_threads)?;
+        let buffers = plan.buffers.iter().map(|spec| {
+            let rows = if spec.per_logit { n_logits } else { n_batch };
+            match spec.kind {
+                BufKind::F32 => {
+                    Buffer::F32 { data: vec![0.0; rows * spec.width], width: spec.width }
+                }
+                BufKind::A8(_) => {
+                    let width = spec.width.div_ceil(256);
+                    Buffer::A8 { data: vec![A8::ZERO; rows * width], width }
+                }
+            }
+        });
+        let ropes = plan.ropes.iter().map(|rope| {
+            let half = n_batch * rope.n_rot / 2;
+            let angles = RopeAngles::new(rope.n_rot, rope.base, rope.scale, rope.factors.as_deref());
+            RopeBuffer { angles, cos: vec![0.0; half], sin: vec![0.0; half] }
+        });
+        let hp = model.hparams();
+        let group = hp.n_head / hp.n_head_kv;
+        let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
+        let scratch = (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(hp.head_dim, group, widest)));
+        Ok(Cpu {
+            kernels,
+            buffers: buffers.collect(),
+            ropes: ropes.collect(),
+            scratch: scratch.collect(),
+            team,
+        })
+    }
+
+    /// Bytes of one thread's scratch.
+    pub fn scratch_bytes(model: &Model) -> usize {
+        let hp = model.hparams();
+        let group = hp.n_head / hp.n_head_kv;
+        let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
+        4 * (2 * CHUNK * hp.head_dim + CHUNK + 2 * ATTEND_ROWS * group + widest)
+    }
+
+    /// The instruction set in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// Threads of a step.
+    pub fn n_threads(&self) -> usize {
+        self.team.n_threads()
+    }
+
+    /// Runs the plan over `rows`, which extend their sequences in `cache`: rows of one sequence
+    /// are adjacent and their positions ascend from the sequence's length without a gap. The
+    /// caller (session) has checked this, the ids and the numbers of rows.
+    pub fn step(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row]) {
+        let Cpu { kernels, team, buffers, ropes, scratch } = self;
+        let n_wanted = rows.iter().filter(|r| r.wanted).count();
+        team.step(|region| {
+            let mut step = Step { kernels, region, buffers, ropes, scratch, model, plan, rows, n_wanted };
+            for op in &plan.ops {
+                step.run(op, cache);
+            }
+        });
+        for row in rows {
+            cache.grow(row.seq, row.position + 1);
+        }
+    }
+
+    /// The first `n` rows of an f32 buffer.
+    pub fn rows(&self, buf: Buf, n: usize) -> &[f32] {
+        match &self.buffers[buf.0] {
+            Buffer::F32 { data, width } => &data[..n * width],
+            Buffer::A8 { .. } => &[],
+        }
+    }
+
+    /// As [`Cpu::rows`], to be changed in place by a sampler.
+    pub fn rows_mut(&mut self, buf: Buf, n: usize) -> &mut [f32] {
+        match &mut self.buffers[buf.0] {
+            Buffer::F32 { data, width } => &mut data[..n * *width],
+            Buffer::A8 { .. } => &mut [],
+        }
+    }
+}
+
+impl Scratch {
+    fn new(head_dim: usize, group: usize, widest: usize) -> Scratch {
+        Scratch {
+            keys: vec![0.0; CHUNK * head_dim],
+            values: vec![0.0; CHUNK * head_dim],
+            scores: vec![0.0; CHUNK],
+            softmax: vec![(0.0, 0.0); ATTEND_ROWS * group],
+            row: vec![0.0; widest],
+        }
+    }
+}
+
+/// One step in progress.
+struct Step<'a> {
+    kernels: &'static Kernels,
+    region: &'a Region<'a>,
+    buffers: &'a mut [Buffer],
+    ropes: &'a mut [RopeBuffer],
+    scratch: &'a [Mutex<Scratch>],
+    model: &'a Model,
+    plan: &'a Plan,
+    rows: &'a [Row],
+    n_wanted: usize,
+}
+
+impl Step<'_> {
+    fn run(&mut self, op: &Op, cache: &mut Cache) {
+        match op {
+            Op::Embed { table, scale, out } => self.embed(table, *scale, *out),
+            Op::Positions { table, out } => self.positions(table, *out),
+            Op::RopeTable { table } => self.rope_table(*table),
+            Op::Norm { norm, input, out } => self.norm(norm, *input, *out),
+            Op::NormHeads { norm, buf, col, n_groups, width } => {
+                self.norm_heads(norm, *buf, *col, *n_groups, *width);
+            }
+            Op::Quantize { input, out } => self.quantize(*input, *out),
+            Op::Linear { weight, bias, input, out, col } => {
+                self.linear(weight, bias.as_deref(), *input, *out, *col);
+            }
+            Op::Clamp { buf, limit } => {
+                let limit = *limit;
+                self.each(*buf, |x| x.iter_mut().for_each(|v| *v = v.clamp(-limit, limit)));
+            }
+            Op::Rope { table, pairing, buf, col, n_heads } => {
+                self.rope(*table, *pairing, *buf, *col, *n_heads);
+            }
+            Op::WriteKv { layer, buf, k_col, v_col } => {
+                self.write_kv(cache, *layer, *buf, *k_col, *v_col);
+            }
+            Op::Attend(attend) => self.attend(cache, attend),
+            Op::Activate { act, buf } => {
+                let kernels = self.kernels;
+                self.each(*buf, |x| kernels.activate(*act, x));
+            }
+            Op::Gate { act, buf, out } => self.gate(*act, *buf, *out),
+            Op::Add { into, from } => self.add(*into, *from),
+            Op::Select { input, out } => self.select(*input, *out),
+            Op::Softcap { buf, cap } => {
+                let kernels = self.kernels;
+                self.each(*buf, |x| kernels.softcap(x, *cap));
+            }
+        }
+    }
+
+    /// Rows that an op over this buffer has in this step.
+    fn n_rows(&self, buf: Buf) -> usize {
+        if self.plan.buffers[buf.0].per_logit { self.n_wanted } else { self.rows.len() }
+    }
+
+    fn width(&self, buf: Buf) -> usize {
+        self.plan.buffers[buf.0].width
+    }
+
+    fn input(&self, buf: Buf) -> &[f32] {
+        match &self.buffers[buf.0] {
+            Buffer::F32 { data, .. } => data,
+            Buffer::A8 { .. } => unreachable!("the plan reads f32 from a buffer of codes"),
+        }
+    }
+
+    /// Takes an output buffer out, so that others can be read while it is written.
+    fn take(&mut self, buf: Buf) -> Vec<f32> {
+        match &mut self.buffers[buf.0] {
+            Buffer::F32 { data, .. } => std::mem::take(data),
+            Buffer::A8 { .. } => unreachable!("the plan writes f32 to a buffer of codes"),
+        }
+    }
+
+    fn put(&mut self, buf: Buf, filled: Vec<f32>) {
+        match &mut self.buffers[buf.0] {
+            Buffer::F32 { data, .. } => *data = filled,
+            Buffer::A8 { .. } => unreachable!("the plan writes f32 to a buffer of codes"),
+        }
+    }
+
+    /// Runs `f` over tiles of whole rows of `out`: as many rows as make a tile worth a thread.
+    fn by_rows(&mut self, out: Buf, f: impl Fn(&Self, usize, Tile<'_, f32>) + Sync) {
+        let (n, width) = (self.n_rows(out), self.width(out));
+        let mut data = self.take(out);
+        let tile_rows = (ELEMENTS / width.max(1)).max(1);
+        let this = &*self;
+        let mat = Mat::new(&mut data, n, width, width);
+        self.region.tiles(mat, tile_rows, width, |worker, tile| f(this, worker, tile));
+        self.put(out, data);
+    }
+
+    /// An elementwise op in place.
+    fn each(&mut self, buf: Buf, f: impl Fn(&mut [f32]) + Sync) {
+        let (n, width) = (self.n_rows(buf), self.width(buf));
+        let mut data = self.take(buf);
+        let mat = Mat::new(&mut data, 1, n * width, n * width);
+        self.region.tiles(mat, 1, ELEMENTS, |_, mut tile| f(tile.row_mut(0)));
+        self.put(buf, data);
+    }
+
+    fn table_row(&self, table: &Weight, row: usize, out: &mut [f32]) {
+        let data = self.model.data(table);
+        let bytes = data.len() / table.n_out;
+        table.format.decode(&data[row * bytes..][..bytes], out);
+    }
+
+    fn embed(&mut self, table: &Weight, scale: f32, out: Buf) {
+        self.by_rows(out, |step, _, mut tile| {
+            for i in 0..tile.n_rows() {
+                let id = step.rows[tile.row0() + i].id as usize;
+                let x = tile.row_mut(i);
+                step.table_row(table, id, x);
+                if scale != 1.0 {
+                    x.iter_mut().for_each(|v| *v *= scale);
+                }
+            }
+        });
+    }
+
+    fn positions(&mut self, table: &Weight, out: Buf) {
+        self.by_rows(out, |step, worker, mut tile| {
+            let mut scratch = lock(&step.scratch[worker]);
+            for i in 0..tile.n_rows() {
+                let row = &mut scratch.row[..table.n_in];
+                step.table_row(table, step.rows[tile.row0() + i].position, row);
+                step.kernels.add(tile.row_mut(i), row);
+            }
+        });
+    }
+
+    fn rope_table(&mut self, table: usize) {
+        let RopeBuffer { angles, cos, sin } = &mut self.ropes[table];
+        let half = angles.n_rot() / 2;
+        for (i, row) in self.rows.iter().enumerate() {
+            let span = i * half..(i + 1) * half;
+            angles.fill(row.position, &mut cos[span.clone()], &mut sin[span]);
+        }
+    }
+
+    fn norm(&mut self, norm: &NormSpec, input: Buf, out: Buf) {
+        self.by_rows(out, |step, _, mut tile| {
+            let width = tile.n_cols();
+            for i in 0..tile.n_rows() {
+                let x = &step.input(input)[(tile.row0() + i) * width..][..width];
+                step.norm_row(norm, x, tile.row_mut(i));
+            }
+        });
+    }
+
+    fn norm_row(&self, norm: &NormSpec, x: &[f32], out: &mut [f32]) {
+        let vector = |name: &Option<String>| name.as_deref().and_then(|n| self.model.vector(n));
+        let (weight, bias) = (vector(&norm.weight), vector(&norm.bias));
+        match norm.kind {
+            Norm::Rms => self.kernels.rms_norm(x, weight, norm.eps, out),
+            Norm::Layer => self.kernels.layer_norm(x, weight, bias, norm.eps, out),
+        }
+    }
+
+    fn norm_heads(&mut self, norm: &NormSpec, buf: Buf, col: usize, n_groups: usize, width: usize) {
+        self.by_rows(buf, |step, worker, mut tile| {
+            let mut scratch = lock(&step.scratch[worker]);
+            for i in 0..tile.n_rows() {
+                for group in tile.row_mut(i)[col..][..n_groups * width].chunks_exact_mut(width) {
+                    let row = &mut scratch.row[..width];
+                    row.copy_from_slice(group);
+                    step.norm_row(norm, row, group);
+                }
+            }
+        });
+    }
+
+    fn quantize(&mut self, input: Buf, out: Buf) {
+        let (n, width) = (self.n_rows(input), self.width(input));
+        let BufKind::A8(per) = self.plan.buffers[out.0].kind else {
+            unreachable!("the plan quantizes into a buffer of f32")
+        };
+        let Buffer::A8 { data, width: groups } = &mut self.buffers[out.0] else {
+            unreachable!("a buffer's memory is of its kind")
+        };
+        let (mut data, groups) = (std::mem::take(data), *groups);
+        let (x, kernels) = (self.input(input), self.kernels);
+        let tile_rows = (ELEMENTS / width.max(1)).max(1);
+        self.region.tiles(Mat::new(&mut data, n, groups, groups), tile_rows, groups, |_, mut tile| {
+            for i in 0..tile.n_rows() {
+                let row = &x[(tile.row0() + i) * width..][..width];
+                kernels.quantize(per, row, tile.row_mut(i));
+            }
+        });
+        self.buffers[out.0] = Buffer::A8 { data, width: groups };
+    }
+
+    fn linear(&mut self, weight: &Weight, bias: Option<&str>, input: Buf, out: Buf, col: usize) {
+        let (n, stride) = (self.n_rows(out), self.width(out));
+        let mut data = self.take(out);
+        let x = match &self.buffers[input.0] {
+            Buffer::F32 { data, .. } => Input::F32(&data[..n * weight.n_in]),
+            Buffer::A8 { data, width } => Input::A8(&data[..n * width]),
+        };
+        let bias = bias.and_then(|name| self.model.vector(name));
+        let stored = self.model.data(weight);
+        let row_bytes = stored.len() / weight.n_out;
+        let kernels = self.kernels;
+        // All tokens of the step share one tile, so that a weight is unpacked once for all.
+        let tile_cols = (weight.n_out / (4 * self.region.n_threads())).clamp(16, 64).next_multiple_of(8);
+        let mat = Mat::window(&mut data, n, col, weight.n_out, stride);
+        self.region.tiles(mat, n.max(1), tile_cols, |_, mut tile| {
+            let span = tile.col0() * row_bytes..(tile.col0() + tile.n_cols()) * row_bytes;
+            let (first, n_cols) = (tile.col0(), tile.n_cols());
+            kernels.matmul(weight.format, &stored[span], weight.n_in, x, &mut tile);
+            if let Some(bias) = bias {
+                for i in 0..tile.n_rows() {
+                    kernels.add(tile.row_mut(i), &bias[first..first + n_cols]);
+                }
+            }
+        });
+        self.put(out, data);
+    }
+
+    fn rope(
+        &mut self,
+        table: usize,
+        pairing: pith_models::Pairing,
+        buf: Buf,
+        col: usize,
+        n_heads: usize,
+    ) {
+        let head_dim = self.model.hparams().head_dim;
+        self.by_rows(buf, |step, _, mut tile| {
+            let RopeBuffer { angles, cos, sin } = &step.ropes[table];
+            let half = angles.n_rot() / 2;
+            for i in 0..tile.n_rows() {
+                let span = (tile.row0() + i) * half..(tile.row0() + i + 1) * half;
+                let (cos, sin) = (&cos[span.clone()], &sin[span]);
+                for head in tile.row_mut(i)[col..][..n_heads * head_dim].chunks_exact_mut(head_dim) {
+                    step.kernels.rope(pairing, &mut head[..2 * half], cos, sin);
+                }
+            }
+        });
+    }
+
+    /// By one thread: it is a small part of a step, and the cache stays a plain `&mut`.
+    fn write_kv(&self, cache: &mut Cache, layer: usize, buf: Buf, k_col: usize, v_col: usize) {
+        let (x, width) = (self.input(buf), self.width(buf));
+        let (n_head_kv, head_dim) = (cache.shape().n_head_kv, cache.shape().head_dim);
+        for (row, x) in self.rows.iter().zip(x.chunks_exact(width)) {
+            for head in 0..n_head_kv {
+                let (k, v) = cache.row_mut(layer, row.seq, head, row.position);
+                self.kernels.to_f16(&x[k_col + head * head_dim..][..head_dim], k);
+                self.kernels.to_f16(&x[v_col + head * head_dim..][..head_dim], v);
+            }
+        }
+    }
+
+    fn attend(&mut self, cache: &Cache, attend: &Attend) {
+        let (n, width) = (self.n_rows(attend.out), self.width(attend.out));
+        let group_width = width / cache.shape().n_head_kv;
+        let mut data = self.take(attend.out);
+        let this = &*self;
+        let mat = Mat::new(&mut data, n, width, width);
+        self.region.tiles(mat, ATTEND_ROWS, group_width, |worker, mut tile| {
+            let mut scratch = lock(&this.scratch[worker]);
+            // Rows of one sequence are adjacent: each run of them shares its chunks of keys.
+            let mut done = 0;
+            let rows = &this.rows[tile.row0()..][..tile.n_rows()];
+            for run in rows.chunk_by(|a, b| a.seq == b.seq) {
+                this.attend_run(cache, attend, &mut scratch, &mut tile, done..done + run.len());
+                done += run.len();
+            }
+        });
+        self.put(attend.out, data);
+    }
+
+    /// Attention of rows `run` of a tile, all of one sequence, for one key/value head.
+    fn attend_run(
+        &self,
+        cache: &Cache,
+        attend: &Attend,
+        scratch: &mut Scratch,
+        tile: &mut Tile<'_, f32>,
+        run: Range<usize>,
+    ) {
+        let head_dim = cache.shape().head_dim;
+        let rows = &self.rows[tile.row0() + run.start..tile.row0() + run.end];
+        let group = tile.n_cols() / head_dim;
+        let kv_head = tile.col0() / tile.n_cols();
+        let Scratch { keys, values, scores, softmax, .. } = scratch;
+        softmax[..run.len() * group].fill((f32::NEG_INFINITY, 0.0));
+        run.clone().for_each(|i| tile.row_mut(i).fill(0.0));
+        let from = |position: usize| attend.window.map_or(0, |w| (position + 1).saturating_sub(w));
+        let (first, end) = (from(rows[0].position), rows[rows.len() - 1].position + 1);
+        for chunk in first / CHUNK..end.div_ceil(CHUNK) {
+            let start = chunk * CHUNK;
+            let span = start.max(first)..(start + CHUNK).min(end);
+            let (k, v) = cache.rows(attend.layer, rows[0].seq, kv_head, span.clone());
+            self.kernels.from_f16(k, &mut keys[..k.len()]);
+            self.kernels.from_f16(v, &mut values[..v.len()]);
+            for (i, row) in rows.iter().enumerate() {
+                let seen = from(row.position).max(span.start)..(row.position + 1).min(span.end);
+                if seen.is_empty() {
+                    continue;
+                }
+                let kv = (seen.start - span.start) * head_dim..(seen.end - span.start) * head_dim;
+                let q = &self.input(attend.q)[(tile.row0() + run.start + i) * self.width(attend.q)..];
+                for (h, out) in tile.row_mut(run.start + i).chunks_exact_mut(head_dim).enumerate() {
+                    let head = kv_head * group + h;
+                    let (max, sum) = &mut softmax[i * group + h];
+                    let chunk = AttendChunk {
+                        q: &q[head * head_dim..][..head_dim],
+                        keys: &keys[kv.clone()],
+                        values: &values[kv.clone()],
+                        lane: seen.start - start,
+                        scale: attend.scale,
+                        softcap: attend.softcap,
+                        slope: attend.slopes.get(head).copied().unwrap_or(0.0),
+                        distance: row.position - seen.start,
+                    };
+                    self.kernels.attend(&chunk, scores, AttendState { max, sum, acc: out });
+                }
+            }
+        }
+        for i in run.clone() {
+            for (h, out) in tile.row_mut(i).chunks_exact_mut(head_dim).enumerate() {
+                let sum = softmax[(i - run.start) * group + h].1;
+                out.iter_mut().for_each(|v| *v /= sum);
+            }
+        }
+    }
+
+    fn gate(&mut self, act: pith_models::Act, buf: Buf, out: Buf) {
+        self.by_rows(out, |step, _, mut tile| {
+            let width = tile.n_cols();
+            for i in 0..tile.n_rows() {
+                let x = &step.input(buf)[(tile.row0() + i) * 2 * width..][..2 * width];
+                let (gate, up) = x.split_at(width);
+                step.kernels.gate(act, gate, up, tile.row_mut(i));
+            }
+        });
+    }
+
+    fn add(&mut self, into: Buf, from: Buf) {
+        self.by_rows(into, |step, _, mut tile| {
+            let width = tile.n_cols();
+            for i in 0..tile.n_rows() {
+                let y = &step.input(from)[(tile.row0() + i) * width..][..width];
+                step.kernels.add(tile.row_mut(i), y);
+            }
+        });
+    }
+
+    fn select(&mut self, input: Buf, out: Buf) {
+        let width = self.width(out);
+        let mut data = self.take(out);
+        let wanted = self.rows.iter().enumerate().filter(|(_, row)| row.wanted);
+        for (out, (i, _)) in data.chunks_exact_mut(width).zip(wanted) {
+            out.copy_from_slice(&self.input(input)[i * width..][..width]);
+        }
+        self.put(out, data);
+    }
+}
+
+/// Scratch of the calling worker: never contended, and plain numbers can't be left half-written.
+fn lock(scratch: &Mutex<Scratch>) -> std::sync::MutexGuard<'_, Scratch> {
+    scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,220 @@
+//! The ops that every table shares, as plain Rust over 16 lanes. A table compiles these bodies for
+//! its own instruction set: LLVM turns lanes into vectors, and since Rust lets it neither contract
+//! nor reassociate floating-point arithmetic, the bits stay those of the scalar table.
+
+use pith_models::{Act, Pairing};
+
+use super::{A8, AttendChunk, AttendState, Per, math};
+
+/// Lanes of a sum.
+pub const LANES: usize = 16;
+
+/// The tree that ends a sum in lanes: halves are added until one is left.
+#[inline(always)]
+pub fn combine(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// Sum of `f(a, b)` over pairs, in lanes.
+#[inline(always)]
+fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (whole_a, rest_a) = a.as_chunks::<LANES>();
+    let (whole_b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for i in 0..LANES {
+            lanes[i] += f(a[i], b[i]);
+        }
+    }
+    for (i, (a, b)) in rest_a.iter().zip(rest_b).enumerate() {
+        lanes[i] += f(*a, *b);
+    }
+    combine(lanes)
+}
+
+/// a . b
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    sum2(a, b, |a, b| a * b)
+}
+
+/// Sum of f(x).
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum2(x, x, |x, _| f(x))
+}
+
+/// Codes of one row: amax exact, id = 127 / amax, to nearest even, clamped; scale = amax / 127.
+/// Where the block is all zero, or so small that id is infinite, codes and scale are 0.
+#[inline(always)]
+pub fn quantize(per: Per, x: &[f32], out: &mut [A8]) {
+    for (group, x) in out.iter_mut().zip(x.chunks(256)) {
+        *group = A8::ZERO;
+        let len = match per {
+            Per::B32 => 32,
+            Per::K256 => 256,
+        };
+        for (b, block) in x.chunks(len).enumerate() {
+            let scale = quantize_block(block, &mut group.codes[b * len..][..block.len()]);
+            group.scales[b * len / 32..][..len / 32].fill(scale);
+        }
+        for (sum, codes) in group.sums.iter_mut().zip(group.codes.as_chunks::<16>().0) {
+            *sum = codes.iter().map(|&c| i16::from(c)).sum();
+        }
+    }
+}
+
+#[inline(always)]
+fn quantize_block(x: &[f32], codes: &mut [i8]) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to nearest even
+    // f32::max ignores NaN, and the largest of a set has one value in any order.
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for i in 0..LANES {
+            let a = x[i].abs();
+            lanes[i] = if a > lanes[i] { a } else { lanes[i] };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        let a = x.abs();
+        *lane = if a > *lane { a } else { *lane };
+    }
+    let amax = lanes.into_iter().fold(0.0f32, |m, a| if a > m { a } else { m });
+    let id = 127.0 / amax;
+    if !id.is_finite() {
+        return 0.0;
+    }
+    for (code, &x) in codes.iter_mut().zip(x) {
+        let y = (x * id).clamp(-127.0, 127.0);
+        let y = if y.is_nan() { 0.0 } else { y };
+        *code = ((y + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8;
+    }
+    amax / 127.0
+}
+
+/// x / sqrt(mean(x^2) + eps) * weight.
+#[inline(always)]
+pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+    let mean = sum(x, |x| x * x) / x.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x * scale;
+    }
+    if let Some(weight) = weight {
+        out.iter_mut().zip(weight).for_each(|(out, w)| *out *= w);
+    }
+}
+
+/// (x - mean) / sqrt(variance + eps) * weight + bias.
+#[inline(always)]
+pub fn layer_norm(
+    x: &[f32],
+    weight: Option<&[f32]>,
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: &mut [f32],
+) {
+    let n = x.len() as f32;
+    let mean = sum(x, |x| x) / n;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = (x - mean) * scale;
+    }
+    if let Some(weight) = weight {
+        out.iter_mut().zip(weight).for_each(|(out, w)| *out *= w);
+    }
+    if let Some(bias) = bias {
+        out.iter_mut().zip(bias).for_each(|(out, b)| *out += b);
+    }
+}
+
+/// x = act(x).
+#[inline(always)]
+pub fn activate(act: Act, x: &mut [f32]) {
+    match act {
+        Act::GeluTanh => x.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
+        Act::GeluErf => x.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
+        Act::Relu => x.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 }),
+        Act::Silu => x.iter_mut().for_each(|x| *x = math::silu(*x)),
+    }
+}
+
+/// out = act(gate) * up.
+#[inline(always)]
+pub fn gate(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(gate);
+    activate(act, out);
+    out.iter_mut().zip(up).for_each(|(out, up)| *out *= up);
+}
+
+/// x = cap * tanh(x / cap).
+#[inline(always)]
+pub fn softcap(x: &mut [f32], cap: f32) {
+    x.iter_mut().for_each(|x| *x = cap * math::tanh(*x / cap));
+}
+
+/// x += y.
+#[inline(always)]
+pub fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// (a, b) becomes (a cos - b sin, a sin + b cos), pair by pair.
+#[inline(always)]
+pub fn rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let turn = |a: &mut f32, b: &mut f32, cos: f32, sin: f32| {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    };
+    match pairing {
+        Pairing::Half => {
+            let (low, high) = head.split_at_mut(cos.len());
+            for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                turn(a, b, *cos, *sin);
+            }
+        }
+        Pairing::Adjacent => {
+            for (([a, b], cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+                turn(a, b, *cos, *sin);
+            }
+        }
+    }
+}
+
+/// Scores of the keys, then one update of the running softmax.
+#[inline(always)]
+pub fn attend(chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>) {
+    let AttendChunk { q, keys, values, lane, scale, softcap: cap, slope, distance } = *chunk;
+    let head_dim = q.len();
+    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_dim)) {
+        *score = dot(q, key) * scale;
+    }
+    if cap != 0.0 {
+        softcap(scores, cap);
+    }
+    if slope != 0.0 {
+        for (j, score) in scores.iter_mut().enumerate() {
+            *score -= slope * (distance - j) as f32;
+        }
+    }
+    let AttendState { max, sum, acc } = state;
+    let largest = scores.iter().fold(*max, |m, &s| if s > m { s } else { m });
+    let shrink = math::exp(*max - largest);
+    scores.iter_mut().for_each(|s| *s = math::exp(*s - largest));
+    let mut lanes = [0.0; LANES];
+    for (j, score) in scores.iter().enumerate() {
+        lanes[(lane + j) % LANES] += score;
+    }
+    *max = largest;
+    *sum = *sum * shrink + combine(lanes);
+    acc.iter_mut().for_each(|a| *a *= shrink);
+    for (p, value) in scores.iter().zip(values.chunks_exact(head_dim)) {
+        acc.iter_mut().zip(value).for_each(|(a, v)| *a += p * v);
+    }
+}

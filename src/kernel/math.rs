@@ -1,0 +1,223 @@
+//! Elementary functions made of IEEE additions, multiplications, divisions and bit operations
+//! only, so that every machine gets the same bits: no libm, no fused multiply-add. The f32 ones
+//! are branch-free, so that LLVM can run them over lanes (which never changes a result: Rust
+//! allows neither contraction nor reassociation).
+
+use std::f64::consts::{LN_2, LOG2_E, PI};
+
+/// e^x, within 2 ulp; 0 below -87.3 (where the result would be subnormal), infinite above 88.7.
+/// n = round(x / ln 2), then a degree-7 Taylor polynomial of the rest, |r| <= ln(2) / 2.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4; // 12 bits, so that n * LN2_HIGH is exact
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
+    let clamped = x.clamp(-88.0, 89.0);
+    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.388_888_9e-3 + r * 1.984_127e-4;
+    p = 8.333_333e-3 + r * p;
+    p = 4.166_666_6e-2 + r * p;
+    p = 1.666_666_7e-1 + r * p;
+    p = 0.5 + r * p;
+    p = 1.0 + (r + r * r * p);
+    // Two factors, because 2^n itself may overflow where the product doesn't.
+    let half = (n * 0.5 + ROUND) - ROUND;
+    let value = p * power_of_two(half) * power_of_two(n - half);
+    let value = if x < -87.3 { 0.0 } else { value };
+    let value = if x > 88.72 { f32::INFINITY } else { value };
+    if x.is_nan() { x } else { value }
+}
+
+/// 2^n of a whole number from -126 to 127.
+#[inline(always)]
+fn power_of_two(n: f32) -> f32 {
+    f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// tanh(x), absolute error below 2e-7.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    // 1 - 2 / (e^2|x| + 1) loses digits near 0, where the series takes over.
+    let a = x.abs();
+    let large = 1.0 - 2.0 / (exp(2.0 * a) + 1.0);
+    let s = x * x;
+    let mut p = -0.053_968_254 + s * 0.021_869_488;
+    p = 0.133_333_33 + s * p;
+    p = -0.333_333_34 + s * p;
+    let small = a + a * s * p;
+    let value = if a < 0.25 { small } else { large };
+    if x < 0.0 { -value } else { value }
+}
+
+/// x * sigmoid(x).
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// GELU, tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh(u)) = x / (1 + e^-2u) with
+/// u = sqrt(2/pi) (x + 0.044715 x^3).
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let u = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-2.0 * u))
+}
+
+/// GELU, exact form: 0.5 x (1 + erf(x / sqrt 2)).
+#[inline(always)]
+pub fn gelu_erf(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// erf(x), absolute error below 5e-7: Taylor series near 0, else 1 - t e^(-x^2 + P(t)) with
+/// t = 1 / (1 + x / 2) (Numerical Recipes in C, 6.2, `erfcc`).
+#[inline(always)]
+pub fn erf(x: f32) -> f32 {
+    let a = x.abs();
+    let t = 1.0 / (1.0 + 0.5 * a);
+    let mut p = -0.822_152_23 + t * 0.170_872_77;
+    p = 1.488_515_87 + t * p;
+    p = -1.135_203_98 + t * p;
+    p = 0.278_868_07 + t * p;
+    p = -0.186_288_06 + t * p;
+    p = 0.096_784_18 + t * p;
+    p = 0.374_091_96 + t * p;
+    p = 1.000_023_68 + t * p;
+    let large = 1.0 - t * exp(-a * a - 1.265_512_23 + t * p);
+    let s = x * x;
+    let mut q = -8.548_327e-4 + s * 1.205_533_3e-4;
+    q = 5.223_977_6e-3 + s * q;
+    q = -2.686_617e-2 + s * q;
+    q = 1.128_379_2e-1 + s * q;
+    q = -3.761_264e-1 + s * q;
+    q = 1.128_379_2 + s * q;
+    let value = if a < 0.5 { a * q } else { large };
+    if x < 0.0 { -value } else { value }
+}
+
+/// e^x in f64, relative error below 1e-14 over the range that rope and ALiBi use (|x| < 700).
+pub fn exp64(x: f64) -> f64 {
+    const LN2_HIGH: f64 = 6.931_471_803_691_238_2e-1; // fdlibm's split
+    const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    let n = (x.clamp(-700.0, 700.0) * LOG2_E).round();
+    let r = (x.clamp(-700.0, 700.0) - n * LN2_HIGH) - n * LN2_LOW;
+    // Taylor: |r| <= 0.35, so term 14 is below 1e-17.
+    let mut p = 1.0;
+    for k in (1..=14).rev() {
+        p = 1.0 + r / f64::from(k) * p;
+    }
+    p * f64::from_bits(((n as i64 + 1023) << 52) as u64)
+}
+
+/// 2^x in f64.
+pub fn exp2(x: f64) -> f64 {
+    exp64(x * LN_2)
+}
+
+/// ln(x) of a positive normal f64: x = m 2^e with m near 1, then the series of atanh.
+pub fn ln64(x: f64) -> f64 {
+    let bits = x.to_bits();
+    let mut e = ((bits >> 52) & 0x7ff) as i64 - 1023;
+    let mut m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    if m > std::f64::consts::SQRT_2 {
+        m *= 0.5;
+        e += 1;
+    }
+    let z = (m - 1.0) / (m + 1.0);
+    let s = z * z;
+    let mut p = 0.0;
+    for k in (0..14).rev() {
+        p = 1.0 / f64::from(2 * k + 1) + s * p;
+    }
+    e as f64 * LN_2 + 2.0 * z * p
+}
+
+/// (cos x, sin x) of an f64, error below 1e-9 up to |x| = 10^7: reduction by multiples of pi/2 in
+/// three parts (Cody & Waite), then Taylor series on |r| <= pi/4.
+pub fn cos_sin(x: f64) -> (f64, f64) {
+    const PART1: f64 = 1.570_796_251_296_997; // 24 bits each, so that the products are exact
+    const PART2: f64 = 7.549_789_415_861_596e-8;
+    const PART3: f64 = 5.390_302_858_158_119_4e-15;
+    let n = (x * (2.0 / PI)).round();
+    let r = ((x - n * PART1) - n * PART2) - n * PART3;
+    let s = r * r;
+    let (mut sin, mut cos) = (1.0, 1.0);
+    for k in (1..=9).rev() {
+        let k = f64::from(2 * k);
+        sin = 1.0 - s / (k * (k + 1.0)) * sin;
+        cos = 1.0 - s / ((k - 1.0) * k) * cos;
+    }
+    sin *= r;
+    match n.rem_euclid(4.0) as u8 {
+        0 => (cos, sin),
+        1 => (-sin, cos),
+        2 => (-cos, -sin),
+        _ => (sin, -cos),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(lo: f64, hi: f64, n: usize) -> impl Iterator<Item = f64> {
+        (0..=n).map(move |i| lo + (hi - lo) * i as f64 / n as f64)
+    }
+
+    /// erf by its Taylor series in f64: fine for |x| < 3.
+    fn erf_series(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for k in 1..120 {
+            term *= -x * x / f64::from(k);
+            sum += term / f64::from(2 * k + 1);
+        }
+        sum * 2.0 / PI.sqrt()
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for x in sweep(-87.2, 88.7, 400_000) {
+            let (x32, wanted) = (x as f32, f64::from(x as f32).exp());
+            let error = (f64::from(exp(x32)) - wanted).abs() / wanted;
+            assert!(error < 2.0 * f64::from(f32::EPSILON), "exp({x32}): error {error}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!((exp(f32::NEG_INFINITY), exp(-1e30)), (0.0, 0.0));
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_erf_and_activations_are_close() {
+        for x in sweep(-12.0, 12.0, 200_000) {
+            let (x32, x) = (x as f32, f64::from(x as f32));
+            assert!((f64::from(tanh(x32)) - x.tanh()).abs() < 2e-7, "tanh({x})");
+            let wanted = x / (1.0 + (-x).exp());
+            assert!((f64::from(silu(x32)) - wanted).abs() < 2e-6, "silu({x})");
+            let u = (2.0 / PI).sqrt() * (x + 0.044715 * x * x * x);
+            let wanted = 0.5 * x * (1.0 + u.tanh());
+            assert!((f64::from(gelu_tanh(x32)) - wanted).abs() < 4e-6, "gelu_tanh({x})");
+            let erf64 = if x.abs() < 3.0 { erf_series(x) } else { continue };
+            assert!((f64::from(erf(x32)) - erf64).abs() < 5e-7, "erf({x}): {} {erf64}", erf(x32));
+            let wanted = 0.5 * x * (1.0 + erf_series(x / 2f64.sqrt()));
+            assert!((f64::from(gelu_erf(x32)) - wanted).abs() < 1e-6, "gelu_erf({x})");
+        }
+        assert!((erf(4.0) - 1.0).abs() < 1e-7 && (erf(-40.0) + 1.0).abs() < 1e-7);
+        assert_eq!((silu(-200.0), gelu_tanh(-50.0), gelu_erf(-50.0)), (-0.0, -0.0, -0.0));
+    }
+
+    #[test]
+    fn f64_functions_agree_with_the_standard_library() {
+        for x in sweep(-50.0, 50.0, 20_000) {
+            assert!((exp64(x) / x.exp() - 1.0).abs() < 1e-13, "exp({x})");
+            assert!((exp2(x) / x.exp2() - 1.0).abs() < 1e-13, "exp2({x})");
+        }
+        for x in sweep(1e-3, 2e6, 20_000) {
+            assert!((ln64(x) - x.ln()).abs() < 1e-13 * x.ln().abs().max(1.0), "ln({x})");
+            let (cos, sin) = cos_sin(x);
+            assert!((cos - x.cos()).abs() < 1e-9 && (sin - x.sin()).abs() < 1e-9, "cos_sin({x})");
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! A mapped file bound to its family row: the numbers, checked once, and the weights, as views of
+//! the map. Everything after this file works with a [`Model`] and trusts it.
+
+use std::{collections::HashMap, ops::Range, path::Path, sync::Arc};
+
+use pith_models::{
+    Act, EmbedScale, Family, Hp, Join, Kind, Position, QkNorm, ScoreScale, Value as Default,
+};
+
+use crate::{
+    Error, Result,
+    bytes::Bytes,
+    gguf::{Gguf, Tensor},
+    quant::Format,
+    tokenizer::Tokenizer,
+};
+
+/// More layers than any model of these families has; a larger count is a damaged file.
+const MAX_LAYERS: usize = 1024;
+/// Bound on every width, so that products of two of them fit in u64 with room to spare.
+const MAX_WIDTH: usize = 1 << 24;
+
+/// An immutable model: shared by any number of sessions.
+pub struct Model {
+    bytes: Arc<Bytes>,
+    family: &'static Family,
+    hparams: Hparams,
+    weights: HashMap<String, Weight>,
+    vectors: HashMap<String, Vec<f32>>,
+    tokenizer: Tokenizer,
+}
+
+/// A matrix `[n_out, n_in]` in the map.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// GGUF name.
+    pub name: String,
+    /// How its rows are stored.
+    pub format: Format,
+    /// Length of a row.
+    pub n_in: usize,
+    /// Number of rows.
+    pub n_out: usize,
+    bytes: Range<usize>,
+}
+
+impl Weight {
+    /// Size in the file.
+    pub fn n_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The numbers of one model, read from the file or taken from the family's defaults, and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hparams {
+    /// Longest context that the model was made for.
+    pub n_ctx: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Number of blocks.
+    pub n_layer: usize,
+    /// Width of the feed-forward network.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads; divides `n_head`.
+    pub n_head_kv: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub n_vocab: usize,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// Activation of the feed-forward network.
+    pub act: Act,
+    /// Factor on q.k.
+    pub score_scale: f32,
+    /// Factor on the token embedding.
+    pub embed_scale: f32,
+    /// Sliding window in tokens, for the layers that the family's pattern names.
+    pub window: Option<usize>,
+    /// Cap of attention scores.
+    pub attn_softcap: Option<f32>,
+    /// Cap of logits.
+    pub logit_softcap: Option<f32>,
+    /// Bound on q, k and v.
+    pub clamp_kqv: Option<f32>,
+    /// Largest ALiBi bias.
+    pub alibi_max: f32,
+    /// How attention and feed-forward join the residual stream: `ByKey` forms are resolved.
+    pub join: Join,
+    /// Whether the joins' norms come after them (OPT-350m).
+    pub post_norm: bool,
+    /// Rope, for families that have it.
+    pub rope: Option<Rope>,
+}
+
+/// Rotary embedding's numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Dimensions of a head that are turned; even.
+    pub n_rot: usize,
+    /// Theta.
+    pub base: f32,
+    /// Theta in window layers.
+    pub base_local: f32,
+    /// Factor on positions (1 / the linear scaling factor); window layers use 1.
+    pub scale: f32,
+    /// Divisors of the frequencies, `[n_rot / 2]` (`rope_freqs.weight`: Llama 3).
+    pub factors: Option<Vec<f32>>,
+}
+
+impl Model {
+    /// Maps a GGUF file and binds it to its family.
+    ///
+    /// # Errors
+    /// The file can't be read, is malformed, is of an unknown family, or lacks a number or tensor
+    /// that the family needs; the error names it.
+    pub fn open(path: &Path) -> Result<Model> {
+        Model::from_bytes(Bytes::map(path)?)
+    }
+
+    /// [`Model::open`] over bytes that are already in memory.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_bytes(bytes: Bytes) -> Result<Model> {
+        let bytes = Arc::new(bytes);
+        let gguf = Gguf::parse(&bytes)?;
+        let family = family_of(&gguf)?;
+        let mut weights = HashMap::new();
+        let mut vectors = HashMap::new();
+        for tensor in gguf.tensors() {
+            if is_vector(tensor) {
+                vectors.insert(tensor.name.to_string(), floats(tensor));
+            } else {
+                weights.insert(tensor.name.to_string(), weight(tensor)?);
+            }
+        }
+        let hparams = read_hparams(&gguf, family, &weights, &vectors)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        if tokenizer.n_vocab() != hparams.n_vocab {
+            return Err(Error::malformed(
+                "GGUF",
+                format!(
+                    "tokenizer.ggml.tokens has {} entries, token_embd.weight has {} rows",
+                    tokenizer.n_vocab(),
+                    hparams.n_vocab
+                ),
+            ));
+        }
+        drop(gguf);
+        Ok(Model { bytes, family, hparams, weights, vectors, tokenizer })
+    }
+
+    /// The family row that the model follows.
+    pub fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    /// The model's numbers.
+    pub fn hparams(&self) -> &Hparams {
+        &self.hparams
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// A matrix by its GGUF name.
+    pub fn weight(&self, name: &str) -> Option<&Weight> {
+        self.weights.get(name)
+    }
+
+    /// A vector (norm, bias) by its GGUF name, as f32.
+    pub fn vector(&self, name: &str) -> Option<&[f32]> {
+        self.vectors.get(name).map(Vec::as_slice)
+    }
+
+    /// The stored rows of a matrix.
+    pub fn data(&self, weight: &Weight) -> &[u8] {
+        &self.bytes[weight.bytes.clone()]
+    }
+}
+
+fn family_of(gguf: &Gguf) -> Result<&'static Family> {
+    let arch = gguf.require_str("general.architecture")?;
+    pith_models::by_arch(arch).ok_or_else(|| {
+        let known: Vec<_> = pith_models::FAMILIES.iter().map(|f| f.arch).collect();
+        Error::Unsupported(format!(
+            "general.architecture is `{arch}`, pith runs {}",
+            known.join(", ")
+        ))
+    })
+}
+
+/// Norms, biases and rope factors are copied out as f32: they are small, and the map promises no
+/// alignment. One-dimensional tensors in a block format (never written by pith) count too.
+fn is_vector(tensor: &Tensor) -> bool {
+    tensor.n_rows() == 1 && !tensor.name.ends_with("_embd.weight") && tensor.n_dims == 1
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    let mut out = vec![0.0; tensor.n_in()];
+    tensor.format.decode(tensor.data, &mut out);
+    out
+}
+
+fn weight(tensor: &Tensor) -> Result<Weight> {
+    let start = usize::try_from(tensor.offset)
+        .map_err(|_| Error::malformed("GGUF", format!("offset of {} overflows", tensor.name)))?;
+    Ok(Weight {
+        name: tensor.name.to_string(),
+        format: tensor.format,
+        n_in: tensor.n_in(),
+        n_out: tensor.n_rows(),
+        bytes: start..start + tensor.data.len(),
+    })
+}
+
+/// Reads one family's numbers with their defaults.
+struct Numbers<'a> {
+    gguf: &'a Gguf<'a>,
+    family: &'static Family,
+}
+
+impl Numbers<'_> {
+    fn key(&self, hp: Hp) -> String {
+        match hp.key().0 {
+            own if own.starts_with("pith.") => own.to_string(),
+            suffix => format!("{}.{suffix}", self.family.arch),
+        }
+    }
+
+    fn default(&self, hp: Hp) -> Option<Default> {
+        self.family.defaults.iter().find(|(d, _)| *d == hp).map(|&(_, v)| v)
+    }
+
+    fn wrong(&self, hp: Hp, wanted: &str) -> Error {
+        let got = self.gguf.get(&self.key(hp)).map(|v| format!("{v:?}"));
+        let got = got.unwrap_or_else(|| "absent".into());
+        Error::malformed("GGUF", format!("{}: wanted {wanted}, got {got}", self.key(hp)))
+    }
+
+    fn integer(&self, hp: Hp) -> Result<Option<usize>> {
+        debug_assert_eq!(hp.key().1, Kind::U32);
+        if let Some(value) = self.gguf.get(&self.key(hp)) {
+            let number = value.as_u64().and_then(|v| usize::try_from(v).ok());
+            let number = number.filter(|&v| v <= MAX_WIDTH);
+            return number.map(Some).ok_or_else(|| self.wrong(hp, "a whole number up to 2^24"));
+        }
+        match self.default(hp) {
+            Some(Default::U32(v)) => Ok(Some(v as usize)),
+            Some(Default::Same(of)) => self.integer(of),
+            Some(Default::Times(of, n)) => Ok(self.integer(of)?.map(|v| v * n as usize)),
+            _ => Ok(None),
+        }
+    }
+
+    fn positive(&self, hp: Hp) -> Result<usize> {
+        self.integer(hp)?.filter(|&v| v > 0).ok_or_else(|| self.wrong(hp, "a positive number"))
+    }
+
+    fn float(&self, hp: Hp) -> Result<Option<f32>> {
+        if let Some(value) = self.gguf.get(&self.key(hp)) {
+            let number = value.as_f32().filter(|v| v.is_finite());
+            return number.map(Some).ok_or_else(|| self.wrong(hp, "a finite float"));
+        }
+        match self.default(hp) {
+            Some(Default::F32(v)) => Ok(Some(v)),
+            Some(Default::Same(of)) => self.float(of),
+            _ => Ok(None),
+        }
+    }
+
+    /// A float where zero means "none", as files of other programs write it.
+    fn nonzero(&self, hp: Hp) -> Result<Option<f32>> {
+        Ok(self.float(hp)?.filter(|&v| v != 0.0))
+    }
+
+    fn flag(&self, hp: Hp) -> Result<bool> {
+        match (self.gguf.get(&self.key(hp)), self.default(hp)) {
+            (Some(value), _) => value.as_bool().ok_or_else(|| self.wrong(hp, "a flag")),
+            (None, Some(Default::Bool(v))) => Ok(v),
+            (None, _) => Ok(false),
+        }
+    }
+}
+
+fn read_hparams(
+    gguf: &Gguf,
+    family: &'static Family,
+    weights: &HashMap<String, Weight>,
+    vectors: &HashMap<String, Vec<f32>>,
+) -> Result<Hparams> {
+    let numbers = Numbers { gguf, family };
+    let block = &family.block;
+    let n_embd = numbers.positive(Hp::NEmbd)?;
+    let n_head = numbers.positive(Hp::NHead)?;
+    let n_head_kv = numbers.positive(Hp::NHeadKv)?;
+    let head_dim = match numbers.integer(Hp::HeadDim)? {
+        Some(width) => width,
+        None if n_embd % n_head == 0 => n_embd / n_head,
+        None => return Err(numbers.wrong(Hp::NHead, &format!("a divisor of n_embd {n_embd}"))),
+    };
+    if head_dim == 0 || n_head % n_head_kv != 0 || n_head > MAX_WIDTH / head_dim {
+        return Err(Error::malformed(
+            "GGUF",
+            format!("heads don't fit together: n_head {n_head}, n_head_kv {n_head_kv}, head_dim {head_dim}"),
+        ));
+    }
+    if numbers.integer(Hp::HeadDimV)?.is_some_and(|v| v != head_dim) {
+        return Err(numbers.wrong(Hp::HeadDimV, &format!("the key length, {head_dim}")));
+    }
+    let n_layer = numbers.positive(Hp::NLayer)?;
+    if n_layer > MAX_LAYERS {
+        return Err(numbers.wrong(Hp::NLayer, &format!("at most {MAX_LAYERS}")));
+    }
+    let embedding = weights.get("token_embd.weight").ok_or_else(|| missing("token_embd.weight"))?;
+    let eps_key = match block.norm {
+        pith_models::Norm::Layer => Hp::LayerNormEps,
+        pith_models::Norm::Rms => Hp::RmsNormEps,
+    };
+    let join = match block.join {
+        Join::ByKey if numbers.flag(Hp::ParallelResidual)? => Join::Parallel,
+        Join::ByKey => Join::Sequential,
+        join => join,
+    };
+    let scale = match block.score_scale {
+        ScoreScale::HeadDim => 1.0 / (head_dim as f32).sqrt(),
+        ScoreScale::One => 1.0,
+    };
+    Ok(Hparams {
+        n_ctx: numbers.positive(Hp::NCtx)?,
+        n_embd,
+        n_layer,
+        n_ff: numbers.positive(Hp::NFf)?,
+        n_head,
+        n_head_kv,
+        head_dim,
+        n_vocab: embedding.n_out,
+        eps: numbers.float(eps_key)?.ok_or_else(|| numbers.wrong(eps_key, "a float"))?,
+        act: read_act(gguf, block.act)?,
+        score_scale: numbers.nonzero(Hp::AttnScale)?.unwrap_or(scale),
+        embed_scale: match block.embed_scale {
+            EmbedScale::One => 1.0,
+            EmbedScale::SqrtEmbd => (n_embd as f32).sqrt(),
+        },
+        window: numbers.integer(Hp::Window)?.filter(|&w| w > 0),
+        attn_softcap: numbers.nonzero(Hp::AttnSoftcap)?,
+        logit_softcap: numbers.nonzero(Hp::LogitSoftcap)?,
+        clamp_kqv: numbers.nonzero(Hp::ClampKqv)?,
+        alibi_max: numbers.float(Hp::AlibiMax)?.unwrap_or(8.0),
+        join,
+        post_norm: block.join == Join::PostByKey && numbers.flag(Hp::PostNorm)?,
+        rope: read_rope(&numbers, head_dim, vectors)?,
+    })
+}
+
+fn read_act(gguf: &Gguf, default: Act) -> Result<Act> {
+    let Some(value) = gguf.get("pith.activation") else { return Ok(default) };
+    value.as_str().and_then(Act::by_name).ok_or_else(|| {
+        Error::Unsupported(format!("pith.activation is {value:?}, which names no activation"))
+    })
+}
+
+fn read_rope(
+    numbers: &Numbers,
+    head_dim: usize,
+    vectors: &HashMap<String, Vec<f32>>,
+) -> Result<Option<Rope>> {
+    if !matches!(numbers.family.block.position, Position::Rope(_)) {
+        return Ok(None);
+    }
+    let n_rot = numbers.integer(Hp::RopeDim)?.unwrap_or(head_dim);
+    if n_rot == 0 || n_rot % 2 != 0 || n_rot > head_dim {
+        return Err(numbers.wrong(Hp::RopeDim, &format!("an even number up to {head_dim}")));
+    }
+    let base = numbers.float(Hp::RopeBase)?.unwrap_or(10_000.0);
+    let factors = vectors.get("rope_freqs.weight").cloned();
+    if let Some(factors) = factors.as_ref().filter(|f| f.len() != n_rot / 2) {
+        return Err(Error::malformed(
+            "GGUF",
+            format!("rope_freqs.weight: wanted {} values, got {}", n_rot / 2, factors.len()),
+        ));
+    }
+    let base_local = numbers.float(Hp::RopeBaseLocal)?.unwrap_or(base);
+    if !(base > 0.0 && base_local > 0.0) {
+        return Err(numbers.wrong(Hp::RopeBase, "a positive float"));
+    }
+    let scale = rope_scale(numbers.gguf, numbers.family.arch)?;
+    Ok(Some(Rope { n_rot, base, base_local, scale, factors }))
+}
+
+/// The factor on positions from `rope.scaling.*`.
+fn rope_scale(gguf: &Gguf, arch: &str) -> Result<f32> {
+    let key = |suffix: &str| format!("{arch}.rope.scaling.{suffix}");
+    let kind = gguf.get(&key("type")).and_then(|v| v.as_str());
+    match kind {
+        None | Some("none") => Ok(1.0),
+        Some("linear") => {
+            let factor = gguf.get(&key("factor")).and_then(|v| v.as_f32());
+            factor.filter(|f| f.is_finite() && *f > 0.0).map(|f| 1.0 / f).ok_or_else(|| {
+                Error::malformed("GGUF", format!("{}: wanted a positive float", key("factor")))
+            })
+        }
+        Some(kind) => Err(Error::Unsupported(format!(
+            "{} is `{kind}`; pith runs none, linear, and factors in rope_freqs.weight",
+            key("type")
+        ))),
+    }
+}
+
+/// The error for a tensor that the family needs and the file lacks.
+pub(crate) fn missing(name: &str) -> Error {
+    Error::malformed("GGUF", format!("tensor {name} is missing; convert the model again"))
+}
+
+/// Whether layer `il` of the family attends in the window.
+pub(crate) fn in_window(family: &Family, il: usize) -> bool {
+    use pith_models::WindowPattern::{All, AllBut, None};
+    match family.block.window {
+        None => false,
+        All => true,
+        AllBut { every, global } => il as u32 % every != global,
+    }
+}
+
+/// The width that q/k norms of the family cover: a head, or the whole projection.
+pub(crate) fn qk_norm_width(kind: QkNorm, n_heads: usize, head_dim: usize) -> Option<usize> {
+    match kind {
+        QkNorm::None => None,
+        QkNorm::Head => Some(head_dim),
+        QkNorm::Full => Some(n_heads * head_dim),
+    }
+}

@@ -1,0 +1,212 @@
+//! Logits to the next id. Sees logits and the ids so far, and nothing else. The generator is
+//! seeded, so the same seed and logits give the same text on every machine.
+
+use crate::kernel::math::exp;
+
+/// How the next token is chosen. The filters run in the order of the fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Divides the logits of recent tokens where positive and multiplies them where negative
+    /// (Keskar et al. 2019); 1 is off.
+    pub repeat_penalty: f32,
+    /// How many of the last tokens count as recent.
+    pub repeat_last_n: usize,
+    /// Only the k most probable tokens; 0 is off.
+    pub top_k: usize,
+    /// The smallest set of most probable tokens with this much probability (Holtzman et al. 2020);
+    /// 1 is off.
+    pub top_p: f32,
+    /// Tokens with at least this fraction of the best one's probability; 0 is off.
+    pub min_p: f32,
+    /// Divides the logits; 0 takes the best token, whatever the filters say.
+    pub temp: f32,
+    /// Start of the random numbers.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            temp: 0.8,
+            seed: 0,
+        }
+    }
+}
+
+/// Chooses tokens one after the other.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    options: Options,
+    state: u64,
+    candidates: Vec<(f32, u32)>,
+}
+
+impl Sampler {
+    /// A sampler at the start of its seed's random numbers.
+    pub fn new(options: Options) -> Sampler {
+        Sampler { state: options.seed, options, candidates: Vec::new() }
+    }
+
+    /// The next id, given logits `[n_vocab]` and the ids so far. NaN logits are never chosen while
+    /// there are others.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> u32 {
+        self.penalize(logits, history);
+        if self.options.temp <= 0.0 {
+            return argmax(logits);
+        }
+        self.filter(logits);
+        self.draw()
+    }
+
+    fn penalize(&self, logits: &mut [f32], history: &[u32]) {
+        let Options { repeat_penalty, repeat_last_n, .. } = self.options;
+        if repeat_penalty == 1.0 {
+            return;
+        }
+        let recent = &history[history.len().saturating_sub(repeat_last_n)..];
+        for (i, &id) in recent.iter().enumerate() {
+            if recent[..i].contains(&id) {
+                continue;
+            }
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+            }
+        }
+    }
+
+    /// Fills `candidates` with the tokens that pass, best first, and their unnormalized weights.
+    fn filter(&mut self, logits: &[f32]) {
+        let Options { top_k, top_p, min_p, temp, .. } = self.options;
+        let kept = &mut self.candidates;
+        kept.clear();
+        kept.extend(logits.iter().zip(0..).filter(|(l, _)| !l.is_nan()).map(|(&l, id)| (l, id)));
+        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if top_k > 0 && top_k < kept.len() {
+            kept.select_nth_unstable_by(top_k - 1, order);
+            kept.truncate(top_k);
+        }
+        kept.sort_unstable_by(order);
+        let best = kept.first().map_or(0.0, |c| c.0);
+        let weight = |logit: f32| exp(logit - best);
+        if min_p > 0.0 {
+            let passing = kept.iter().take_while(|c| weight(c.0) >= min_p).count();
+            kept.truncate(passing.max(1));
+        }
+        if top_p < 1.0 {
+            let total: f32 = kept.iter().map(|c| weight(c.0)).sum();
+            let mut sum = 0.0;
+            let passing = kept.iter().take_while(|c| {
+                let before = sum;
+                sum += weight(c.0);
+                before < top_p * total
+            });
+            let passing = passing.count();
+            kept.truncate(passing.max(1));
+        }
+        for candidate in kept {
+            candidate.0 = exp((candidate.0 - best) / temp);
+        }
+    }
+
+    fn draw(&mut self) -> u32 {
+        let total: f32 = self.candidates.iter().map(|c| c.0).sum();
+        let mut left = self.uniform() * total;
+        for &(weight, id) in &self.candidates {
+            left -= weight;
+            if left < 0.0 {
+                return id;
+            }
+        }
+        self.candidates.last().map_or(0, |c| c.1)
+    }
+
+    /// A number in [0, 1) from splitmix64 (Steele et al. 2014).
+    fn uniform(&mut self) -> f32 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+/// The id of the largest logit; the lowest id among equals, 0 if all are NaN.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (&logit, id) in logits.iter().zip(0..) {
+        if logit > best.0 {
+            best = (logit, id);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(options: Options, logits: &[f32], n: usize) -> Vec<usize> {
+        let mut sampler = Sampler::new(options);
+        let mut counts = vec![0; logits.len()];
+        for _ in 0..n {
+            counts[sampler.sample(&mut logits.to_vec(), &[]) as usize] += 1;
+        }
+        counts
+    }
+
+    const OFF: Options = Options {
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        temp: 1.0,
+        seed: 7,
+    };
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [0.0f32, 1.0, 2.0, -1.0];
+        let total: f32 = logits.iter().map(|l| l.exp()).sum();
+        let n = 20_000;
+        for (count, logit) in counts(OFF, &logits, n).into_iter().zip(logits) {
+            let (got, wanted) = (count as f32 / n as f32, logit.exp() / total);
+            assert!((got - wanted).abs() < 0.015, "wanted {wanted}, got {got}");
+        }
+    }
+
+    #[test]
+    fn filters_cut_the_tail() {
+        let logits = [1.0, 3.0, 2.0, 0.0];
+        let kept = |options| counts(options, &logits, 2000).iter().map(|&c| c > 0).collect::<Vec<_>>();
+        assert_eq!(kept(Options { top_k: 2, ..OFF }), [false, true, true, false]);
+        assert_eq!(kept(Options { min_p: 0.3, ..OFF }), [false, true, true, false]);
+        assert_eq!(kept(Options { top_p: 0.5, ..OFF }), [false, true, false, false]);
+    }
+
+    #[test]
+    fn temperature_zero_is_greedy_and_ties_take_the_lowest_id() {
+        let mut sampler = Sampler::new(Options { temp: 0.0, ..OFF });
+        assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0], &[]), 1);
+        assert_eq!(sampler.sample(&mut [f32::NAN, -5.0, f32::NAN], &[]), 1);
+    }
+
+    #[test]
+    fn the_penalty_counts_each_recent_token_once() {
+        let options = Options { repeat_penalty: 2.0, repeat_last_n: 3, ..OFF };
+        let mut logits = [4.0, -1.0, 3.0];
+        Sampler::new(options).penalize(&mut logits, &[2, 0, 0, 1]);
+        assert_eq!(logits, [2.0, -2.0, 3.0]);
+    }
+
+    #[test]
+    fn one_seed_gives_one_text() {
+        let logits = [0.1, 0.2, 0.3];
+        assert_eq!(counts(OFF, &logits, 50), counts(OFF, &logits, 50));
+    }
+}
