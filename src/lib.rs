@@ -21,8 +21,10 @@
 //! | [`session`] | sequences that grow: the face that most callers use |
 #![deny(unsafe_code)]
 
+pub mod bytes;
 pub mod cache;
 pub mod error;
+pub mod gguf;
 pub mod kernel;
 pub mod quant;
 pub mod sampler;

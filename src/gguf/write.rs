@@ -1,0 +1,328 @@
+//! The writer: keys and tensor headers first, then the tensors' data in pieces, so that no more
+//! than one piece is in memory. The file appears under its name only when it is whole.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_DIMS, Type};
+use crate::{Error, Result, quant::Format};
+
+/// A metadata value to write.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum OwnedValue {
+    U8(u8),
+    I8(i8),
+    U16(u16),
+    I16(i16),
+    U32(u32),
+    I32(i32),
+    F32(f32),
+    Bool(bool),
+    String(String),
+    U64(u64),
+    I64(i64),
+    F64(f64),
+    Strings(Vec<String>),
+    F32s(Vec<f32>),
+    U32s(Vec<u32>),
+    I32s(Vec<i32>),
+    Bools(Vec<bool>),
+}
+
+impl OwnedValue {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            OwnedValue::U8(v) => put(out, Type::U8, &v.to_le_bytes()),
+            OwnedValue::I8(v) => put(out, Type::I8, &v.to_le_bytes()),
+            OwnedValue::U16(v) => put(out, Type::U16, &v.to_le_bytes()),
+            OwnedValue::I16(v) => put(out, Type::I16, &v.to_le_bytes()),
+            OwnedValue::U32(v) => put(out, Type::U32, &v.to_le_bytes()),
+            OwnedValue::I32(v) => put(out, Type::I32, &v.to_le_bytes()),
+            OwnedValue::F32(v) => put(out, Type::F32, &v.to_le_bytes()),
+            OwnedValue::Bool(v) => put(out, Type::Bool, &[u8::from(*v)]),
+            OwnedValue::U64(v) => put(out, Type::U64, &v.to_le_bytes()),
+            OwnedValue::I64(v) => put(out, Type::I64, &v.to_le_bytes()),
+            OwnedValue::F64(v) => put(out, Type::F64, &v.to_le_bytes()),
+            OwnedValue::String(v) => {
+                put(out, Type::String, &[]);
+                put_string(out, v);
+            }
+            OwnedValue::Strings(v) => {
+                put_array(out, Type::String, v, |out, v| put_string(out, v));
+            }
+            OwnedValue::F32s(v) => put_array(out, Type::F32, v, |out, v| out.extend(v.to_le_bytes())),
+            OwnedValue::U32s(v) => put_array(out, Type::U32, v, |out, v| out.extend(v.to_le_bytes())),
+            OwnedValue::I32s(v) => put_array(out, Type::I32, v, |out, v| out.extend(v.to_le_bytes())),
+            OwnedValue::Bools(v) => put_array(out, Type::Bool, v, |out, v| out.push(u8::from(*v))),
+        }
+    }
+}
+
+fn put(out: &mut Vec<u8>, of: Type, bytes: &[u8]) {
+    out.extend((of as u32).to_le_bytes());
+    out.extend(bytes);
+}
+
+fn put_string(out: &mut Vec<u8>, v: &str) {
+    out.extend((v.len() as u64).to_le_bytes());
+    out.extend(v.as_bytes());
+}
+
+fn put_array<T>(out: &mut Vec<u8>, of: Type, values: &[T], each: impl Fn(&mut Vec<u8>, &T)) {
+    put(out, Type::Array, &(of as u32).to_le_bytes());
+    out.extend((values.len() as u64).to_le_bytes());
+    values.iter().for_each(|v| each(out, v));
+}
+
+/// A tensor that has been declared.
+struct Declared {
+    name: String,
+    format: Format,
+    dims: Vec<u64>,
+    n_bytes: u64,
+}
+
+/// Collects what comes first in the file: keys, and the headers of all tensors.
+pub struct Writer {
+    alignment: u32,
+    keys: HashSet<String>,
+    metadata: Vec<u8>,
+    names: HashSet<String>,
+    tensors: Vec<Declared>,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Writer {
+            alignment: DEFAULT_ALIGNMENT,
+            keys: HashSet::new(),
+            metadata: Vec::new(),
+            names: HashSet::new(),
+            tensors: Vec::new(),
+        }
+    }
+}
+
+impl Writer {
+    /// A file whose tensors lie at multiples of `alignment`; one other than 32 is written as
+    /// `general.alignment`.
+    ///
+    /// # Errors
+    /// The alignment is no power of two, or over 65536.
+    pub fn new(alignment: u32) -> Result<Writer> {
+        if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+            return Err(Error::Invalid(format!(
+                "alignment {alignment}: wanted a power of two up to {MAX_ALIGNMENT}"
+            )));
+        }
+        let mut writer = Writer { alignment, ..Writer::default() };
+        if alignment != DEFAULT_ALIGNMENT {
+            writer.insert(ALIGNMENT_KEY, &OwnedValue::U32(alignment))?;
+        }
+        Ok(writer)
+    }
+
+    /// Adds a key.
+    ///
+    /// # Errors
+    /// The key is empty, is there already, or is `general.alignment` (see [`Writer::new`]).
+    pub fn set(&mut self, key: &str, value: OwnedValue) -> Result<()> {
+        if key == ALIGNMENT_KEY {
+            return Err(Error::Invalid(format!("{key} is given to Writer::new")));
+        }
+        self.insert(key, &value)
+    }
+
+    fn insert(&mut self, key: &str, value: &OwnedValue) -> Result<()> {
+        if key.is_empty() || !self.keys.insert(key.to_string()) {
+            return Err(Error::Invalid(format!("metadata key `{key}` is empty or set twice")));
+        }
+        put_string(&mut self.metadata, key);
+        value.put(&mut self.metadata);
+        Ok(())
+    }
+
+    /// Adds a tensor of `dims` values, fastest dimension first; its data follows after
+    /// [`Writer::create`], in the order of the declarations.
+    ///
+    /// # Errors
+    /// The name is empty or taken, or rows of `dims[0]` values are no whole blocks of the format.
+    pub fn declare(&mut self, name: &str, format: Format, dims: &[u64]) -> Result<()> {
+        let fault = |fault: &str| Error::Invalid(format!("tensor `{name}` {dims:?}: {fault}"));
+        if name.is_empty() || self.names.contains(name) {
+            return Err(fault("the name is empty or taken"));
+        }
+        if dims.is_empty() || dims.len() > MAX_DIMS || dims.contains(&0) {
+            return Err(fault("wanted 1 to 4 positive dimensions"));
+        }
+        let row = usize::try_from(dims[0]).ok().and_then(|n_in| format.row_bytes(n_in));
+        let row = row.ok_or_else(|| {
+            fault(&format!("a row is no whole number of {} blocks", format.name()))
+        })?;
+        let n_bytes = dims[1..].iter().try_fold(row as u64, |n, &d| n.checked_mul(d));
+        let n_bytes = n_bytes.ok_or_else(|| fault("its size overflows"))?;
+        self.names.insert(name.to_string());
+        self.tensors.push(Declared { name: name.into(), format, dims: dims.to_vec(), n_bytes });
+        Ok(())
+    }
+
+    /// Opens a temporary file beside `path` and writes everything but the tensors' data.
+    ///
+    /// # Errors
+    /// The file can't be created or written.
+    pub fn create(self, path: &Path) -> Result<OpenWriter> {
+        let head = self.head();
+        let temporary = Temporary::beside(path)?;
+        let file = File::create_new(&temporary.0).map_err(Error::io("create", &temporary.0))?;
+        let mut writer = OpenWriter {
+            file: BufWriter::with_capacity(1 << 20, file),
+            temporary,
+            path: path.to_path_buf(),
+            alignment: u64::from(self.alignment),
+            tensors: self.tensors,
+            current: 0,
+            written: 0,
+            total: 0,
+        };
+        writer.put(&head)?;
+        writer.pad()?;
+        Ok(writer)
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.keys.len() as u64).to_le_bytes());
+        out.extend(&self.metadata);
+        let mut offset = 0u64;
+        for tensor in &self.tensors {
+            put_string(&mut out, &tensor.name);
+            out.extend((tensor.dims.len() as u32).to_le_bytes());
+            tensor.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
+            out.extend((tensor.format as u32).to_le_bytes());
+            out.extend(offset.to_le_bytes());
+            offset = (offset + tensor.n_bytes).next_multiple_of(u64::from(self.alignment));
+        }
+        out
+    }
+}
+
+/// A file being written. Dropped before [`OpenWriter::finish`], it leaves nothing behind.
+pub struct OpenWriter {
+    file: BufWriter<File>,
+    temporary: Temporary,
+    path: PathBuf,
+    alignment: u64,
+    tensors: Vec<Declared>,
+    /// The tensor whose data comes next, and how much of it is written.
+    current: usize,
+    written: u64,
+    total: u64,
+}
+
+impl OpenWriter {
+    /// Writes the next tensor's data, whole.
+    ///
+    /// # Errors
+    /// Another tensor is next, the length is wrong, or the file can't be written.
+    pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
+        if let Some(tensor) = self.tensors.get(self.current)
+            && tensor.n_bytes != data.len() as u64
+        {
+            return Err(Error::Invalid(format!(
+                "tensor {name}: wanted {} bytes, got {}",
+                tensor.n_bytes,
+                data.len()
+            )));
+        }
+        self.append(name, data)
+    }
+
+    /// Writes a piece of the next tensor's data.
+    ///
+    /// # Errors
+    /// Another tensor is next, the piece is too long, or the file can't be written.
+    pub fn append(&mut self, name: &str, piece: &[u8]) -> Result<()> {
+        let next = self.tensors.get(self.current);
+        let Some(tensor) = next.filter(|t| t.name == name) else {
+            let next = next.map_or("no more tensors", |t| &t.name);
+            return Err(Error::Invalid(format!("data for tensor {name}, but next is {next}")));
+        };
+        let (n_bytes, written) = (tensor.n_bytes, self.written + piece.len() as u64);
+        if written > n_bytes {
+            return Err(Error::Invalid(format!(
+                "tensor {name}: wanted {n_bytes} bytes, got {written} or more"
+            )));
+        }
+        self.put(piece)?;
+        self.written = written;
+        if written == n_bytes {
+            self.pad()?;
+            (self.current, self.written) = (self.current + 1, 0);
+        }
+        Ok(())
+    }
+
+    /// Syncs the file and puts it in its place; returns its size.
+    ///
+    /// # Errors
+    /// A tensor's data is missing, or the file can't be written or renamed.
+    pub fn finish(mut self) -> Result<u64> {
+        if let Some(tensor) = self.tensors.get(self.current) {
+            return Err(Error::Invalid(format!("data of tensor {} is missing", tensor.name)));
+        }
+        let temporary = &self.temporary.0;
+        self.file.flush().map_err(Error::io("write", temporary))?;
+        self.file.get_ref().sync_all().map_err(Error::io("sync", temporary))?;
+        fs::rename(temporary, &self.path).map_err(Error::io("rename to", &self.path))?;
+        // The rename itself lasts only once the folder is synced. Not every system can do that.
+        if let Ok(folder) = File::open(folder_of(&self.path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(self.total)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io("write", &self.temporary.0))?;
+        self.total += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn pad(&mut self) -> Result<()> {
+        const ZEROS: [u8; MAX_ALIGNMENT as usize] = [0; MAX_ALIGNMENT as usize];
+        let n = self.total.next_multiple_of(self.alignment) - self.total;
+        self.put(&ZEROS[..n as usize])
+    }
+}
+
+/// A file that is removed when dropped; after the rename there is nothing left to remove.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A name in the same folder, so that the rename stays on one file system.
+    fn beside(path: &Path) -> Result<Temporary> {
+        let name = path.file_name().ok_or_else(|| {
+            Error::Invalid(format!("{} names no file to write", path.display()))
+        })?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.tmp", std::process::id()));
+        Ok(Temporary(folder_of(path).join(hidden)))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
