@@ -23,11 +23,18 @@
 
 pub mod bytes;
 pub mod cache;
+pub mod cpu;
 pub mod error;
 pub mod gguf;
 pub mod kernel;
+pub mod model;
+pub mod plan;
 pub mod quant;
 pub mod sampler;
+pub mod session;
 pub mod team;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use model::Model;
+pub use session::Session;

@@ -53,6 +53,7 @@ pub struct NormSpec {
 }
 
 /// One step of the plan. `n` is the number of rows of the step.
+#[allow(missing_docs)] // the comments of the variants name their fields
 #[derive(Clone, Debug)]
 pub enum Op {
     /// out[n, n_embd] = scale * row `token` of the table.

@@ -1,0 +1,351 @@
+//! Sequences that grow: a model, a plan, a cache and a CPU, with all memory planned before the
+//! first token. A session is one mutable timeline; the model under it is shared.
+
+use std::{num::NonZero, thread};
+
+use crate::{
+    Error, Result,
+    cache::{Cache, Shape},
+    cpu::{Cpu, Row},
+    kernel::Kernels,
+    model::{Hparams as Hp, Model},
+    plan::Plan,
+};
+
+/// Context that a session gets where nobody says: enough for most prompts, small on a device.
+const DEFAULT_CTX: usize = 4096;
+
+/// What a session is made for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Tokens per sequence; 0 is the model's own context, at most 4096.
+    pub n_ctx: usize,
+    /// Sequences.
+    pub n_seq: usize,
+    /// Most tokens of one step; longer prompts run in several.
+    pub n_batch: usize,
+    /// Most tokens of one step whose logits are wanted.
+    pub n_logits: usize,
+    /// Threads; 0 is all cores.
+    pub n_threads: usize,
+    /// Instruction set; `None` is the best of this CPU.
+    pub kernels: Option<&'static Kernels>,
+    /// Ceiling on the planned memory, in bytes.
+    pub max_memory: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            n_ctx: 0,
+            n_seq: 1,
+            n_batch: 64,
+            n_logits: 1,
+            n_threads: 0,
+            kernels: None,
+            max_memory: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Planned memory in bytes; the weights stay in the map and are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The KV cache.
+    pub kv: u64,
+    /// The plan's buffers.
+    pub buffers: u64,
+    /// All threads' scratch.
+    pub scratch: u64,
+}
+
+impl Memory {
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.kv.saturating_add(self.buffers).saturating_add(self.scratch)
+    }
+}
+
+/// What happens when a sequence has filled its context and is to grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFull {
+    /// [`Error::ContextFull`].
+    Error,
+    /// The first `keep` tokens stay, and of the rest the newer half; what stays is computed anew
+    /// at its new positions, so that the result is that of a fresh prompt.
+    Shift {
+        /// Tokens at the start that stay.
+        keep: usize,
+    },
+}
+
+/// Sequences over one model.
+pub struct Session<'m> {
+    model: &'m Model,
+    plan: Plan,
+    cache: Cache,
+    cpu: Cpu,
+    rows: Vec<Row>,
+    ids: Vec<Vec<u32>>,
+    n_batch: usize,
+    n_logits: usize,
+    memory: Memory,
+}
+
+impl<'m> Session<'m> {
+    /// Plans and allocates everything.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen, an option makes no sense for the model, or the plan is
+    /// over `max_memory`.
+    pub fn new(model: &'m Model, options: &Options) -> Result<Session<'m>> {
+        let plan = Plan::new(model)?;
+        let hp = model.hparams();
+        let n_ctx = match options.n_ctx {
+            0 => hp.n_ctx.min(DEFAULT_CTX),
+            n if n <= hp.n_ctx => n,
+            n => {
+                return Err(Error::Invalid(format!(
+                    "a context of {n} tokens is over the model's {}",
+                    hp.n_ctx
+                )));
+            }
+        };
+        let Options { n_seq, n_batch, n_logits, .. } = *options;
+        if n_seq == 0 || n_batch == 0 || n_logits == 0 {
+            return Err(Error::Invalid("n_seq, n_batch and n_logits are at least 1".into()));
+        }
+        let n_threads = match options.n_threads {
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            n => n,
+        };
+        let Hp { n_layer, n_head_kv, head_dim, .. } = *hp;
+        let shape = Shape { n_layer, n_seq, n_head_kv, n_ctx, head_dim };
+        let memory = Memory {
+            kv: shape.bytes(),
+            buffers: plan.buffer_bytes(n_batch, n_logits) as u64,
+            scratch: (Cpu::scratch_bytes(model) * n_threads) as u64,
+        };
+        if let Some(limit) = options.max_memory.filter(|&limit| memory.total() > limit) {
+            return Err(Error::Memory { needed: memory.total(), limit });
+        }
+        let kernels = options.kernels.unwrap_or_else(Kernels::best);
+        let cache = Cache::new(shape)?;
+        let cpu = Cpu::new(model, &plan, kernels, n_threads, n_batch, n_logits)?;
+        Ok(Session {
+            model,
+            plan,
+            cache,
+            cpu,
+            rows: Vec::with_capacity(n_batch),
+            ids: vec![Vec::new(); n_seq],
+            n_batch,
+            n_logits,
+            memory,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Planned memory.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Tokens that a sequence can hold.
+    pub fn n_ctx(&self) -> usize {
+        self.cache.shape().n_ctx
+    }
+
+    /// Threads of a step.
+    pub fn n_threads(&self) -> usize {
+        self.cpu.n_threads()
+    }
+
+    /// The instruction set in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.cpu.kernels()
+    }
+
+    /// Tokens of a sequence so far.
+    ///
+    /// # Panics
+    /// There is no sequence `seq`.
+    pub fn ids(&self, seq: usize) -> &[u32] {
+        &self.ids[seq]
+    }
+
+    /// Appends tokens to a sequence; returns the logits `[n_vocab]` after the last one.
+    ///
+    /// # Errors
+    /// No tokens, a token that the model doesn't have, or more than fit the context. The sequence
+    /// is then as it was.
+    pub fn eval(&mut self, seq: usize, ids: &[u32]) -> Result<&mut [f32]> {
+        self.check(seq, ids)?;
+        let batches = ids.len().div_ceil(self.n_batch);
+        for (i, batch) in ids.chunks(self.n_batch).enumerate() {
+            self.rows.clear();
+            self.push(seq, batch, i + 1 == batches);
+            self.step();
+        }
+        Ok(self.cpu.rows_mut(self.plan.logits, 1))
+    }
+
+    /// As [`Session::eval`], but hands the logits `[n, n_vocab]` after every token to `each`, some
+    /// at a time, with the index in `ids` of the first.
+    ///
+    /// # Errors
+    /// As [`Session::eval`].
+    pub fn eval_all(
+        &mut self,
+        seq: usize,
+        ids: &[u32],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.check(seq, ids)?;
+        let most = self.n_batch.min(self.n_logits);
+        for (i, batch) in ids.chunks(most).enumerate() {
+            self.rows.clear();
+            self.push(seq, batch, false);
+            self.rows.iter_mut().for_each(|row| row.wanted = true);
+            self.step();
+            each(i * most, self.cpu.rows(self.plan.logits, batch.len()));
+        }
+        Ok(())
+    }
+
+    /// Appends tokens to several sequences in shared steps; returns the logits
+    /// `[batch.len(), n_vocab]` after each one's last token.
+    ///
+    /// # Errors
+    /// As [`Session::eval`]; also if a sequence occurs twice, or the tokens together are more than
+    /// `n_batch` or the sequences more than `n_logits`.
+    pub fn eval_batch(&mut self, batch: &[(usize, &[u32])]) -> Result<&mut [f32]> {
+        let n_tokens: usize = batch.iter().map(|(_, ids)| ids.len()).sum();
+        if n_tokens > self.n_batch || batch.len() > self.n_logits {
+            return Err(Error::Invalid(format!(
+                "a batch of {n_tokens} tokens of {} sequences is over n_batch {} or n_logits {}",
+                batch.len(),
+                self.n_batch,
+                self.n_logits
+            )));
+        }
+        for (i, &(seq, ids)) in batch.iter().enumerate() {
+            self.check(seq, ids)?;
+            if batch[..i].iter().any(|&(other, _)| other == seq) {
+                return Err(Error::Invalid(format!("sequence {seq} occurs twice in a batch")));
+            }
+        }
+        self.rows.clear();
+        for &(seq, ids) in batch {
+            self.push(seq, ids, true);
+        }
+        self.step();
+        Ok(self.cpu.rows_mut(self.plan.logits, batch.len()))
+    }
+
+    fn check(&self, seq: usize, ids: &[u32]) -> Result<()> {
+        let n_seq = self.ids.len();
+        let past = self.ids.get(seq).map(Vec::len);
+        let past = past.ok_or_else(|| {
+            Error::Invalid(format!("sequence {seq} of a session that has {n_seq}"))
+        })?;
+        if ids.is_empty() {
+            return Err(Error::Invalid("no tokens to evaluate".into()));
+        }
+        let n_vocab = self.model.hparams().n_vocab;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= n_vocab) {
+            return Err(Error::Invalid(format!("token {id} of a vocabulary of {n_vocab}")));
+        }
+        let wanted = past + ids.len();
+        if wanted > self.n_ctx() {
+            return Err(Error::ContextFull { n_ctx: self.n_ctx(), wanted });
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, seq: usize, ids: &[u32], last_wanted: bool) {
+        let past = self.ids[seq].len();
+        for (i, &id) in ids.iter().enumerate() {
+            let wanted = last_wanted && i + 1 == ids.len();
+            self.rows.push(Row { seq, position: past + i, id, wanted });
+        }
+        self.ids[seq].extend(ids);
+    }
+
+    fn step(&mut self) {
+        self.cpu.step(self.model, &self.plan, &mut self.cache, &self.rows);
+    }
+
+    /// Forgets the tokens of a sequence from position `len` on.
+    ///
+    /// # Panics
+    /// There is no sequence `seq`.
+    pub fn truncate(&mut self, seq: usize, len: usize) {
+        self.ids[seq].truncate(len);
+        self.cache.truncate(seq, len);
+    }
+
+    /// Makes sequence `to` a copy of `from`.
+    ///
+    /// # Panics
+    /// There is no such sequence.
+    pub fn fork(&mut self, from: usize, to: usize) {
+        self.cache.fork(from, to);
+        let ids = self.ids[from].clone();
+        self.ids[to] = ids;
+    }
+
+    /// Makes room in a sequence for `n` more tokens, by the policy if it has none.
+    ///
+    /// # Errors
+    /// The policy is [`OnFull::Error`], or even a shift would leave no room.
+    pub fn make_room(&mut self, seq: usize, n: usize, policy: OnFull) -> Result<()> {
+        let (past, n_ctx) = (self.ids[seq].len(), self.n_ctx());
+        if past + n <= n_ctx {
+            return Ok(());
+        }
+        let full = Error::ContextFull { n_ctx, wanted: past + n };
+        let OnFull::Shift { keep } = policy else { return Err(full) };
+        let keep = keep.min(past);
+        let stay = (past - keep) / 2;
+        if keep + stay + n > n_ctx {
+            return Err(full);
+        }
+        let mut ids = self.ids[seq][..keep].to_vec();
+        ids.extend(&self.ids[seq][past - stay..]);
+        self.truncate(seq, 0);
+        if ids.is_empty() { Ok(()) } else { self.eval(seq, &ids).map(|_| ()) }
+    }
+
+    /// Makes a sequence hold `ids`, and returns the logits after the last: the longest common
+    /// prefix with what it holds is kept.
+    ///
+    /// # Errors
+    /// As [`Session::eval`].
+    pub fn sync(&mut self, seq: usize, ids: &[u32]) -> Result<&mut [f32]> {
+        let held = self.ids.get(seq).map_or(&[][..], Vec::as_slice);
+        let common = held.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        // The last token is computed again even if it is held: its logits are wanted.
+        let common = common.min(ids.len().saturating_sub(1));
+        if seq < self.ids.len() {
+            self.truncate(seq, common);
+        }
+        self.eval(seq, &ids[common..])
+    }
+}
+
