@@ -16,6 +16,9 @@ pub mod lanes;
 pub mod math;
 pub mod scalar;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use pith_models::{Act, Pairing};
 
 use crate::{quant::Format, team::Tile};
@@ -126,6 +129,8 @@ pub struct Kernels {
     attend: unsafe fn(&AttendChunk<'_>, &mut [f32], AttendState<'_>),
 }
 
+#[cfg(target_arch = "x86_64")]
+static WITH_AVX2: [&Kernels; 2] = [&avx2::TABLE, &scalar::TABLE];
 static PLAIN: [&Kernels; 1] = [&scalar::TABLE];
 
 /// The safe face: each method checks lengths, then calls the table.
@@ -133,6 +138,10 @@ static PLAIN: [&Kernels; 1] = [&scalar::TABLE];
 impl Kernels {
     /// The tables that this CPU can run, best first; the scalar one is last.
     pub fn available() -> &'static [&'static Kernels] {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            return &WITH_AVX2;
+        }
         &PLAIN
     }
 
