@@ -336,10 +336,8 @@ mod tests {
 
     #[test]
     fn six_bits_round_trip() {
-        let six = SixBits {
-            scales: [1, 2, 63, 0, 17, 33, 62, 48],
-            mins: [63, 5, 0, 9, 16, 32, 1, 47],
-        };
+        let six =
+            SixBits { scales: [1, 2, 63, 0, 17, 33, 62, 48], mins: [63, 5, 0, 9, 16, 32, 1, 47] };
         assert_eq!(SixBits::unpack(&six.pack()), six);
     }
 }

@@ -7,7 +7,11 @@
 /// Joins the fields of `bytes`, shifted left by `shift`, into `codes`, which has `8 / BITS` codes
 /// per byte: `codes[..] |= field << shift`.
 #[inline]
-pub fn unpack<const BITS: usize, const STRIDE: usize>(bytes: &[u8], shift: usize, codes: &mut [u8]) {
+pub fn unpack<const BITS: usize, const STRIDE: usize>(
+    bytes: &[u8],
+    shift: usize,
+    codes: &mut [u8],
+) {
     let fields = 8 / BITS;
     debug_assert_eq!(bytes.len() * fields, codes.len());
     let mask = ((1u16 << BITS) - 1) as u8;
@@ -30,9 +34,7 @@ pub fn pack<const BITS: usize, const STRIDE: usize, const N: usize>(
     debug_assert_eq!(N * fields, codes.len());
     let mask = ((1u16 << BITS) - 1) as u8;
     let mut bytes = [0; N];
-    for (group, codes) in
-        bytes.chunks_exact_mut(STRIDE).zip(codes.chunks_exact(STRIDE * fields))
-    {
+    for (group, codes) in bytes.chunks_exact_mut(STRIDE).zip(codes.chunks_exact(STRIDE * fields)) {
         for (field, codes) in codes.chunks_exact(STRIDE).enumerate() {
             for (byte, code) in group.iter_mut().zip(codes) {
                 *byte |= ((code >> shift) & mask) << (BITS * field);

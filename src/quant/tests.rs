@@ -90,9 +90,11 @@ fn f16_rounds_to_nearest_even_and_overflows_to_infinity() {
 
 #[test]
 fn values_on_the_grid_survive() {
-    // Each format holds these exactly: steps of one scale that f16 holds, extremes included.
+    // Each format holds these exactly: steps of one scale that f16 holds, with the extreme in
+    // every block, as it sets the scale.
     let grid = |low: i32, high: i32| -> Vec<f32> {
-        (0..256).map(|i| (low + i % (high - low + 1)) as f32 * 0.25).collect()
+        let step = |i| if i % 32 == 0 { low } else { low + i % (high - low + 1) };
+        (0..256).map(|i| step(i) as f32 * 0.25).collect()
     };
     for (format, values) in [
         (Format::Q4_0, grid(-8, 7)),
