@@ -172,8 +172,8 @@ impl Format {
     }
 
     /// Dense number in `0..Format::COUNT`, for tables of one entry per format.
-    pub fn index(self) -> usize {
-        usize::from(INDEX_OF_ID[self as usize])
+    pub const fn index(self) -> usize {
+        INDEX_OF_ID[self as usize] as usize
     }
 
     /// The format with this GGUF (ggml_type) id, if pith knows it.

@@ -208,7 +208,7 @@ impl<const SUBS: usize> Fit<SUBS> {
 struct Block<'a, const LEN: usize> {
     x: &'a [f32; LEN],
     weights: &'a [f32; LEN],
-    /// The smallest value, at most 0.
+    /// What code 0 starts from: the smallest value, or the best trial's minimum; at most 0.
     min: f32,
     /// Sums of the weights and of the weighted values.
     sum_w: f32,
@@ -246,25 +246,35 @@ impl Search {
             codes.fill(0);
             return (0.0, -min);
         }
-        let block = Block { x, weights, min, sum_w, sum_x };
+        let mut block = Block { x, weights, min, sum_w, sum_x };
 
-        let mut best_inverse = f32::from(self.code_max) / (max - min);
-        let mut best = Trial { scale: 1.0 / best_inverse, min, error: 0.0 };
-        best.error = self.errors(&block, &[best_inverse], &[best])[0];
-        for first in (0..self.trials).step_by(LANES) {
+        // The inverse scale and minimum that the best codes come from.
+        let mut origin = (f32::from(self.code_max) / (max - min), min);
+        let mut best = Trial { scale: 1.0 / origin.0, min, error: 0.0 };
+        best.error = self.errors(&block, &[origin.0], &[best])[0];
+        // A better trial moves the minimum from which the later ones start, so that those already
+        // made with the old one are void.
+        let mut next = 0;
+        while next < self.trials {
             let inverses: [f32; LANES] = std::array::from_fn(|lane| {
-                let wider = self.first + 0.1 * (first + lane) as f32;
-                (wider + f32::from(self.code_max)) / (max - min)
+                let wider = self.first + 0.1 * (next + lane) as f32;
+                (wider + f32::from(self.code_max)) / (max - block.min)
             });
             let trials = self.try_scales(&block, &inverses);
-            for (inverse, trial) in inverses.into_iter().zip(trials).take(self.trials - first) {
-                if let Some(trial) = trial.filter(|trial| trial.error < best.error) {
-                    (best, best_inverse) = (trial, inverse);
-                }
+            let better = trials.into_iter().take(self.trials - next).enumerate().find_map(
+                |(lane, trial)| Some((lane, trial.filter(|trial| trial.error < best.error)?)),
+            );
+            if let Some((lane, trial)) = better {
+                origin = (inverses[lane], block.min);
+                best = trial;
+                block.min = best.min;
+                next += lane + 1;
+            } else {
+                next += LANES;
             }
         }
         for (code, &x) in codes.iter_mut().zip(x) {
-            *code = self.code(best_inverse, x, block.min) as u8;
+            *code = self.code(origin.0, x, origin.1) as u8;
         }
         (best.scale, -best.min)
     }

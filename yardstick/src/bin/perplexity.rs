@@ -1,0 +1,41 @@
+//! Perplexity of a GGUF model on the first tokens of a text, by llama.cpp.
+
+use std::path::{Path, PathBuf};
+
+use yardstick::args::Args;
+use yardstick::llama::{Load, Model};
+use yardstick::score;
+
+const USAGE: &str = "perplexity MODEL.gguf TEXT [--tokens 2000] [--ctx 512] [--threads 2] \
+                     [--no-repack] [--out PREFIX]";
+
+fn main() -> Result<(), String> {
+    let mut args = Args::of_program();
+    let n_tokens: usize = args.option("--tokens")?.unwrap_or(2000);
+    let n_ctx: usize = args.option("--ctx")?.unwrap_or(512);
+    let n_threads: usize = args.option("--threads")?.unwrap_or(2);
+    let out: Option<PathBuf> = args.option("--out")?;
+    let repack = !args.flag("--no-repack");
+    let [model, text] = args.positional(USAGE)?;
+    if n_ctx < 2 || n_tokens < 2 {
+        return Err("--ctx and --tokens must be at least 2".to_string());
+    }
+
+    let text = std::fs::read_to_string(&text).map_err(|e| format!("{text}: {e}"))?;
+    let model = Model::load(Path::new(&model), Load { repack, ..Load::default() })?;
+    let mut ids = model.tokenize(&text, false, false)?;
+    ids.truncate(n_tokens);
+    let windows = score::windows(&ids, n_ctx, model.bos_to_add());
+    let scores = score::llama(&mut model.context(n_ctx, n_threads)?, &windows)?;
+    println!(
+        "llama.cpp: perplexity {:.4} over {} predictions in {} windows of {n_ctx}",
+        scores.perplexity(),
+        scores.log_probs.len(),
+        windows.len()
+    );
+    if let Some(prefix) = out {
+        score::write(&prefix, &windows, &scores)
+            .map_err(|e| format!("{}: {e}", prefix.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Models and contexts of llama.cpp, on the CPU, silent.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_char, c_void};
+use std::marker::PhantomData;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Once;
+
+use llama_cpp_sys_2 as sys;
+
+/// Why llama.cpp did not do it.
+pub type Result<T> = std::result::Result<T, String>;
+
+extern "C" fn discard(_: sys::ggml_log_level, _: *const c_char, _: *mut c_void) {}
+
+/// Starts the backend once and silences its log.
+fn init() {
+    static INIT: Once = Once::new();
+    // SAFETY: called once, before any other call; `discard` lives as long as the program.
+    INIT.call_once(|| unsafe {
+        sys::llama_log_set(Some(discard), std::ptr::null_mut());
+        sys::llama_backend_init();
+    });
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Map the file; otherwise read it into memory.
+    pub mmap: bool,
+    /// Let ggml make a second, repacked copy of the formats that its fastest kernels want
+    /// (llama.cpp's default).
+    pub repack: bool,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Load { mmap: true, repack: true }
+    }
+}
+
+/// A loaded GGUF file.
+pub struct Model {
+    model: NonNull<sys::llama_model>,
+    vocab: NonNull<sys::llama_vocab>,
+}
+
+impl Model {
+    /// Loads a GGUF file, all layers on the CPU.
+    pub fn load(path: &Path, load: Load) -> Result<Model> {
+        init();
+        let fault = || format!("llama.cpp cannot load {}", path.display());
+        let c_path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| fault())?;
+        // SAFETY: returns plain data.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        params.n_gpu_layers = 0;
+        params.load_mode =
+            if load.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+        params.use_extra_bufts = load.repack;
+        // SAFETY: the path is NUL-terminated and outlives the call; params are the defaults but for
+        // plain fields.
+        let model = unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) };
+        let model = NonNull::new(model).ok_or_else(fault)?;
+        // SAFETY: the model is valid; its vocabulary lives as long as it does.
+        let vocab = unsafe { sys::llama_model_get_vocab(model.as_ptr()) };
+        let vocab = NonNull::new(vocab.cast_mut()).ok_or_else(fault)?;
+        Ok(Model { model, vocab })
+    }
+
+    /// Number of tokens in the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        // SAFETY: the vocabulary is valid for as long as self.
+        let n = unsafe { sys::llama_vocab_n_tokens(self.vocab.as_ptr()) };
+        n.try_into().unwrap_or(0)
+    }
+
+    /// The id that begins every sequence, if the model wants one.
+    pub fn bos_to_add(&self) -> Option<u32> {
+        // SAFETY: the vocabulary is valid for as long as self.
+        let (wanted, bos) = unsafe {
+            (
+                sys::llama_vocab_get_add_bos(self.vocab.as_ptr()),
+                sys::llama_vocab_bos(self.vocab.as_ptr()),
+            )
+        };
+        if wanted { bos.try_into().ok() } else { None }
+    }
+
+    /// Text to ids. `add_special` adds what the model wants around a text (BOS);
+    /// `parse_special` reads special tokens in the text as such.
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        let len = i32::try_from(text.len()).map_err(|_| "text over 2 GiB".to_string())?;
+        // A token is at least a byte long, save for the special ones and a space put in front.
+        let mut ids = vec![0 as sys::llama_token; text.len() + 8];
+        let room = i32::try_from(ids.len()).map_err(|_| "text over 2 GiB".to_string())?;
+        // SAFETY: reads `len` bytes of text, writes at most `room` ids.
+        let n = unsafe {
+            sys::llama_tokenize(
+                self.vocab.as_ptr(),
+                text.as_ptr().cast(),
+                len,
+                ids.as_mut_ptr(),
+                room,
+                add_special,
+                parse_special,
+            )
+        };
+        let n = usize::try_from(n).map_err(|_| format!("tokenize: {n}"))?;
+        ids[..n].iter().map(|&id| u32::try_from(id).map_err(|_| format!("id {id}"))).collect()
+    }
+
+    /// A context for one sequence of at most `n_ctx` tokens, which it can take at once.
+    pub fn context(&self, n_ctx: usize, n_threads: usize) -> Result<Context<'_>> {
+        let (n_ctx, n_threads) = match (u32::try_from(n_ctx), i32::try_from(n_threads)) {
+            (Ok(n_ctx), Ok(n_threads)) if n_ctx > 0 && n_threads > 0 => (n_ctx, n_threads),
+            _ => return Err(format!("a context of {n_ctx} tokens with {n_threads} threads")),
+        };
+        // SAFETY: returns plain data.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = n_ctx;
+        params.n_batch = n_ctx;
+        // n_ubatch stays at llama.cpp's default of 512, as its own measurements have it.
+        params.n_ubatch = params.n_ubatch.min(n_ctx);
+        params.n_seq_max = 1;
+        params.n_threads = n_threads;
+        params.n_threads_batch = n_threads;
+        params.no_perf = true;
+        // SAFETY: the model is valid and outlives the context, as `Context` borrows it.
+        let context = unsafe { sys::llama_init_from_model(self.model.as_ptr(), params) };
+        let context =
+            NonNull::new(context).ok_or_else(|| "llama.cpp cannot make a context".to_string())?;
+        let n_ctx = n_ctx as usize;
+        let n_vocab = self.n_vocab();
+        Ok(Context { context, n_ctx, n_past: 0, n_vocab, model: PhantomData })
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: made by llama_model_load_from_file, freed once; contexts borrow it, so none is
+        // left.
+        unsafe { sys::llama_model_free(self.model.as_ptr()) }
+    }
+}
+
+/// For which tokens of a batch to compute logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// For each.
+    All,
+    /// For the last.
+    Last,
+}
+
+/// One sequence and its KV cache.
+pub struct Context<'m> {
+    context: NonNull<sys::llama_context>,
+    n_ctx: usize,
+    n_past: usize,
+    n_vocab: usize,
+    model: PhantomData<&'m Model>,
+}
+
+impl Context<'_> {
+    /// Tokens that the context holds.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Numbers in a row of logits.
+    pub fn n_vocab(&self) -> usize {
+        self.n_vocab
+    }
+
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        // SAFETY: the context is valid.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.context.as_ptr()), true) };
+        self.n_past = 0;
+    }
+
+    /// Appends `ids` to the sequence in one call; returns the logits asked for,
+    /// `[n_ids or 1, n_vocab]`.
+    pub fn decode(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
+        if ids.is_empty() || self.n_past + ids.len() > self.n_ctx {
+            return Err(format!(
+                "{} tokens after {} in a context of {}",
+                ids.len(),
+                self.n_past,
+                self.n_ctx
+            ));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.n_vocab) {
+            return Err(format!("id {id} in a vocabulary of {}", self.n_vocab));
+        }
+        // All vectors are as long as the batch, which fits i32, as n_ctx did.
+        let mut tokens: Vec<sys::llama_token> = ids.iter().map(|&id| id as i32).collect();
+        let mut positions: Vec<sys::llama_pos> =
+            (self.n_past..self.n_past + ids.len()).map(|pos| pos as i32).collect();
+        let mut n_seq_ids = vec![1; ids.len()];
+        let mut sequence: sys::llama_seq_id = 0;
+        let mut seq_ids: Vec<*mut sys::llama_seq_id> = vec![&raw mut sequence; ids.len()];
+        let mut wanted = vec![i8::from(logits == Logits::All); ids.len()];
+        wanted[ids.len() - 1] = 1;
+        let batch = sys::llama_batch {
+            n_tokens: ids.len() as i32,
+            token: tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: positions.as_mut_ptr(),
+            n_seq_id: n_seq_ids.as_mut_ptr(),
+            seq_id: seq_ids.as_mut_ptr(),
+            logits: wanted.as_mut_ptr(),
+        };
+        // SAFETY: every array of the batch has n_tokens entries and outlives the call; ids are
+        // below n_vocab and the batch fits the context, both checked above.
+        let status = unsafe { sys::llama_decode(self.context.as_ptr(), batch) };
+        if status != 0 {
+            return Err(format!("llama_decode: {status}"));
+        }
+        self.n_past += ids.len();
+        let n_logits = if logits == Logits::All { ids.len() } else { 1 };
+        // SAFETY: the context is valid; this waits for the step to finish.
+        let pointer = unsafe { sys::llama_get_logits(self.context.as_ptr()) };
+        if pointer.is_null() {
+            return Err("llama.cpp has no logits".to_string());
+        }
+        // SAFETY: llama_get_logits gives one row of n_vocab floats per wanted token, in the order of
+        // the batch; they stay until the next call that takes &mut self.
+        Ok(unsafe { std::slice::from_raw_parts(pointer, n_logits * self.n_vocab) })
+    }
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by llama_init_from_model, freed once.
+        unsafe { sys::llama_free(self.context.as_ptr()) }
+    }
+}
