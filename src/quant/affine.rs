@@ -7,7 +7,7 @@
 //! | Q5_K | 8 of 32 | 5 bits | 6 bits each |
 
 use super::pack::{pack, put, take, take_f16, unpack};
-use super::round::{LANES, nearest, nearest_in};
+use super::round::{LANES, nearest, nearest_float_in, nearest_in};
 use super::{SUPERBLOCK, f16_to_f32, f32_to_f16};
 
 /// The 6-bit scales and minimums of eight sub-blocks, as Q4_K and Q5_K pack them in 12 bytes: the
@@ -280,8 +280,8 @@ impl Search {
     }
 
     #[inline]
-    fn code(&self, inverse: f32, x: f32, min: f32) -> i32 {
-        nearest_in(inverse * (x - min), 0, i32::from(self.code_max))
+    fn code(&self, inverse: f32, x: f32, min: f32) -> f32 {
+        nearest_float_in(inverse * (x - min), 0.0, f32::from(self.code_max))
     }
 
     /// For each trial inverse scale: its codes, the scale and minimum that fit these codes best
@@ -295,7 +295,7 @@ impl Search {
         let (mut sum_l, mut sum_l2, mut sum_xl) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
         for (&x, &w) in block.x.iter().zip(block.weights) {
             for lane in 0..LANES {
-                let l = self.code(inverses[lane], x, block.min) as f32;
+                let l = self.code(inverses[lane], x, block.min);
                 sum_l[lane] += w * l;
                 sum_l2[lane] += w * l * l;
                 sum_xl[lane] += w * l * x;
@@ -330,7 +330,7 @@ impl Search {
         let mut errors = [0f32; N];
         for (&x, &w) in block.x.iter().zip(block.weights) {
             for i in 0..N {
-                let l = self.code(inverses[i], x, block.min) as f32;
+                let l = self.code(inverses[i], x, block.min);
                 let diff = trials[i].scale * l + trials[i].min - x;
                 let loss = if self.error == Error::Absolute { diff.abs() } else { diff * diff };
                 errors[i] += w * loss;

@@ -115,11 +115,12 @@ fn best_scale(x: &[f32; SUB]) -> f32 {
     let ([sum_qx], [sum_q2]) = moments(x, &[1.0 / (-max / lowest)]);
     let mut scale = if sum_q2 > 0.0 { sum_qx / sum_q2 } else { 0.0 };
     let mut best = scale * sum_qx;
-    for first in [-7, 0] {
+    for first in (-7..=7).step_by(LANES) {
         let inverses: [f32; LANES] =
             std::array::from_fn(|lane| (lowest + (first + lane as i32) as f32) / max);
         let (sums_qx, sums_q2) = moments(x, &inverses);
-        for (sum_qx, sum_q2) in sums_qx.into_iter().zip(sums_q2) {
+        let n_tries = (8 - first) as usize;
+        for (sum_qx, sum_q2) in sums_qx.into_iter().zip(sums_q2).take(n_tries) {
             if sum_q2 > 0.0 && sum_qx * sum_qx > best * sum_q2 {
                 scale = sum_qx / sum_q2;
                 best = scale * sum_qx;

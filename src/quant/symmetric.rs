@@ -6,7 +6,7 @@
 //! | Q6_K | 6 bits | 32 | i8 |
 
 use super::pack::{pack, put, take, take_f16, unpack};
-use super::round::{LANES, ZERO, extreme, nearest, nearest_in};
+use super::round::{LANES, ZERO, extreme, nearest, nearest_float_in, nearest_in};
 use super::{SUPERBLOCK, f16_to_f32, f32_to_f16};
 
 /// Values in a sub-block, and sub-blocks in a superblock.
@@ -184,7 +184,7 @@ fn moments<const N: usize>(x: &[f32; SUB], inverses: &[f32; N]) -> ([f32; N], [f
     for &x in x {
         let w = x * x;
         for lane in 0..N {
-            let l = nearest_in(inverses[lane] * x, -32, 31) as f32;
+            let l = nearest_float_in(inverses[lane] * x, -32.0, 31.0);
             sums_lx[lane] += w * x * l;
             sums_l2[lane] += w * l * l;
         }
