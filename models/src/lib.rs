@@ -6,24 +6,39 @@
 //! says which configuration key it comes from, and the `Hp` says which GGUF key it goes to.
 #![no_std]
 
+mod gemma;
 mod gpt;
+mod keys;
 mod llama;
+mod lookup;
 
+pub use gemma::*;
 pub use gpt::*;
+pub use keys::*;
 pub use llama::*;
+pub use lookup::*;
 
 /// Every family, in the order in which `--list-families` prints them.
-pub const FAMILIES: &[&Family] = &[&GPT2, &LLAMA];
+pub const FAMILIES: &[&Family] = &[
+    &GPT2, &GPT_NEO, &GPT_J, &GPT_NEOX, &OPT, &BLOOM, &LLAMA, &QWEN2, &QWEN3, &GEMMA, &GEMMA2,
+    &GEMMA3,
+];
 
-/// The family with this GGUF `general.architecture`.
-pub fn by_arch(arch: &str) -> Option<&'static Family> {
-    FAMILIES.iter().copied().find(|f| f.arch == arch)
-}
-
-/// The family that claims this `architectures[0]` of a Hugging Face `config.json`.
-pub fn by_class(class: &str) -> Option<&'static Family> {
-    FAMILIES.iter().copied().find(|f| f.classes.contains(&class))
-}
+/// Classes that look like one of ours but are refused, with the reason and the next step.
+pub const REFUSED: &[(&str, &str)] = &[
+    (
+        "Gemma3ForConditionalGeneration",
+        "it holds a vision tower and nests the text model; save its `language_model` as \
+         Gemma3ForCausalLM and convert that",
+    ),
+    ("GPT2DoubleHeadsModel", "it has a multiple-choice head; save it as GPT2LMHeadModel"),
+    ("LlamaModel", "it has no head and isn't tied; save it as LlamaForCausalLM"),
+    ("MistralModel", "it has no head and isn't tied; save it as MistralForCausalLM"),
+    ("GPTNeoXModel", "it has no head and isn't tied; save it as GPTNeoXForCausalLM"),
+    ("GPTJModel", "it has no head and isn't tied; save it as GPTJForCausalLM"),
+    ("Qwen2Model", "it has no head; save it as Qwen2ForCausalLM"),
+    ("Qwen3Model", "it has no head; save it as Qwen3ForCausalLM"),
+];
 
 /// One model family.
 #[derive(Debug)]
@@ -40,7 +55,8 @@ pub struct Family {
     pub block: Block,
     /// Configuration keys: each is consumed by a row here or stops the conversion.
     pub config: &'static [ConfigKey],
-    /// Values for numbers that the configuration may leave out.
+    /// Values for numbers that the configuration, or a GGUF of another program, may leave out.
+    /// A `Same` of a number that is absent is absent.
     pub defaults: &'static [(Hp, Value)],
     /// Prefixes that a checkpoint may put before every source name; tried in this order.
     pub prefixes: &'static [&'static str],
@@ -69,7 +85,7 @@ pub struct Block {
     pub score_scale: ScoreScale,
     /// Which layers attend in a sliding window, if the model has one (`Hp::Window`).
     pub window: WindowPattern,
-    /// RMS norm of q and k before rope.
+    /// Norm of q and k before rope, of the same kind as `norm`.
     pub qk_norm: QkNorm,
     /// Which layers have rope (`Position::Rope` only): all, or all but every nth.
     pub no_rope_every: u32,
@@ -89,11 +105,14 @@ pub enum Norm {
 pub enum Join {
     /// x += attn(norm(x)); x += ffn(norm2(x)).
     Sequential,
-    /// x += attn(n) + ffn(n) with one shared n = norm(x) (GPT-J, Phi-2, Falcon-7B), or with
-    /// ffn(norm2(x)) where the file has a second norm (Falcon-40B).
+    /// x += attn(n) + ffn(n) with one shared n = norm(x) (GPT-J, Phi-2, Falcon-7B). Where the
+    /// file has `attn_norm_2`, attention reads that and only ffn reads `attn_norm` (Falcon-40B).
     Parallel,
-    /// `Parallel` with two norms if `Hp::ParallelResidual`, else `Sequential` (GPT-NeoX).
+    /// x += attn(norm(x)) + ffn(norm2(x)) if `Hp::ParallelResidual`, else `Sequential` (GPT-NeoX).
     ByKey,
+    /// `Parallel` where the file has no `ffn_norm`, else `Sequential` (StableLM, whose 12B is the
+    /// parallel one; what its files say under `Hp::ParallelResidual` can't be trusted).
+    ByNorm,
     /// x = norm(x + attn(x)); x = norm2(x + ffn(x)) where `Hp::PostNorm` is set, else
     /// `Sequential` (OPT-350m).
     PostByKey,
@@ -110,8 +129,10 @@ pub enum Position {
     Learned,
     /// Rotary embedding of q and k on the first `Hp::RopeDim` of each head.
     Rope(Pairing),
-    /// A slope per head times the distance is added to the scores (BLOOM, MPT).
+    /// A slope per head times the distance is added to the scaled scores (BLOOM, MPT).
     Alibi,
+    /// The same, added before the scores are scaled (Falcon-RW).
+    AlibiThenScale,
     /// None.
     None,
 }
@@ -193,19 +214,22 @@ pub enum EmbedScale {
 pub enum ScoreScale {
     /// 1/sqrt(head_dim).
     HeadDim,
+    /// 1/sqrt(head_dim), but 1/sqrt(n_embd / n_head) in a model of this many layers: the 27B of
+    /// Gemma 2 (46) and 3 (62), whose files by llama.cpp say nothing about the scale.
+    HeadDimUnlessLayers(u32),
     /// 1 (GPT-Neo).
     One,
 }
 
-/// Which layers attend in the window.
+/// Which layers attend in the window: a query at position p sees the keys from p - window + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowPattern {
     /// No layer, whatever the keys say.
     None,
     /// Every layer.
     All,
-    /// Layers whose number is not `last` modulo `every`: Gemma 2 (every 2, last 1) and Gemma 3
-    /// (every 6, last 5) have their global layer last; GPT-Neo (every 2, last 0) has it first.
+    /// Layers whose number is not `global` modulo `every`: Gemma 2 (every 2, global 1) and Gemma 3
+    /// (every 6, global 5) have their global layer last; GPT-Neo (every 2, global 0) has it first.
     AllBut {
         /// Period in layers.
         every: u32,
@@ -214,14 +238,14 @@ pub enum WindowPattern {
     },
 }
 
-/// RMS norm of q and k.
+/// Norm of q and k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
     None,
-    /// Over each head (Qwen3, Gemma 3).
+    /// Over each head (Qwen3, Gemma 3); StableLM's weight has a row per head.
     Head,
-    /// Over the whole projection (OLMo 2).
+    /// Over the whole projection (OLMo 2, MPT).
     Full,
 }
 
@@ -252,8 +276,10 @@ pub enum Hp {
     RopeDim,
     /// Rope's base, theta.
     RopeBase,
-    /// Rope's base in window layers (Gemma 3).
+    /// Rope's base in window layers, which then have no rope scaling (Gemma 3).
     RopeBaseLocal,
+    /// Linear rope scaling: positions are divided by it.
+    RopeFactor,
     /// Sliding window in tokens.
     Window,
     /// Cap of attention scores: c * tanh(s / c).
@@ -303,6 +329,7 @@ impl Hp {
             Hp::RopeDim => ("rope.dimension_count", U32),
             Hp::RopeBase => ("rope.freq_base", F32),
             Hp::RopeBaseLocal => ("rope.freq_base_swa", F32),
+            Hp::RopeFactor => ("rope.scaling.factor", F32),
             Hp::Window => ("attention.sliding_window", U32),
             Hp::AttnSoftcap => ("attn_logit_softcapping", F32),
             Hp::LogitSoftcap => ("final_logit_softcapping", F32),
@@ -329,10 +356,12 @@ pub enum Value {
     Same(Hp),
     /// Another number times a factor (`NFf` defaults to 4 `NEmbd` in GPT-2).
     Times(Hp, u32),
+    /// A fraction of the head width, rounded down (`RopeDim` in GPT-NeoX).
+    OfHead(f32),
 }
 
-/// One key of `config.json` and what it means. Keys that no row names (and that are not in
-/// [`HARMLESS`]) stop the conversion.
+/// One key of `config.json` and what it means. Keys that neither the family's row names nor
+/// [`COMMON`] nor [`HARMLESS`] stop the conversion. Two keys that set one number must agree.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigKey {
     /// The key.
@@ -346,6 +375,9 @@ pub struct ConfigKey {
 pub enum Means {
     /// The value of this number.
     Set(Hp),
+    /// The same for checkpoints of this class; in those of another class it must be absent, as
+    /// their code would not read it.
+    SetInClass(&'static str, Hp),
     /// The reciprocal square root of the value (Gemma's `query_pre_attn_scalar`).
     SetRsqrt(Hp),
     /// A fraction of the head width, rounded down (GPT-NeoX `rotary_pct`).
@@ -356,11 +388,17 @@ pub enum Means {
     Activation,
     /// Whether the head is the embedding. Tensors decide; the key only explains.
     Tied,
-    /// `rope_scaling` or `rope_parameters`: base, type (`default`, `linear`, `llama3`), factors.
+    /// `rope_scaling` or `rope_parameters`: `rope_theta` sets `RopeBase`, `partial_rotary_factor`
+    /// sets `RopeDim`; `rope_type` (older: `type`) is `default`, `linear` (`factor` sets
+    /// `RopeFactor`) or `llama3` (its four numbers become the tensor `rope_freqs.weight`); other
+    /// types stop the conversion. Gemma 3 nests two of these: `full_attention`, and
+    /// `sliding_attention`, whose base is `RopeBaseLocal` and whose type must be `default`.
     RopeScaling,
-    /// `layer_types` or `attention_types`: must agree with the row's [`WindowPattern`].
+    /// A list of `full_attention` and `sliding_attention`, of `global` and `local`, or GPT-Neo's
+    /// `[[["global", "local"], 12]]`: must agree with the row's [`WindowPattern`], or name no
+    /// window layer at all: then `Window` is not written. Where it names one, `Window` must be set.
     LayerTypes,
-    /// `sliding_window_pattern`: must agree with the row's [`WindowPattern`].
+    /// The period of the pattern: must agree with the row's [`WindowPattern`].
     WindowEvery,
     /// The special token ids: `bos_token_id`, `eos_token_id`, `pad_token_id`.
     SpecialToken,
@@ -368,28 +406,13 @@ pub enum Means {
     MustBe(bool),
     /// Must be this number.
     MustBeNumber(f64),
+    /// Must be an empty list or object.
+    MustBeEmpty,
     /// Must be one of these strings.
     MustBeOneOf(&'static [&'static str]),
     /// Harmless: why.
     Ignored(&'static str),
 }
-
-/// Keys that are harmless in every family, each with its reason.
-pub const HARMLESS: &[(&str, &str)] = &[
-    ("architectures", "chose the family"),
-    ("model_type", "the class chose the family"),
-    ("torch_dtype", "each tensor carries its own type"),
-    ("dtype", "each tensor carries its own type"),
-    ("transformers_version", "a note"),
-    ("_name_or_path", "a note"),
-    ("use_cache", "how a library runs, not what the model is"),
-    ("initializer_range", "training only"),
-    ("task_specific_params", "defaults of another program"),
-    ("gradient_checkpointing", "training only"),
-    ("output_attentions", "what a library returns"),
-    ("output_hidden_states", "what a library returns"),
-    ("return_dict", "what a library returns"),
-];
 
 /// One source tensor and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -409,9 +432,10 @@ pub struct TensorRow {
 pub enum Need {
     /// Always there.
     Required,
-    /// May be absent (biases, optional norms).
+    /// May be absent (biases, optional norms): in every layer or in none.
     Optional,
-    /// The output matrix: written only if present and different from the embedding.
+    /// The output matrix: written only if present and different from the embedding. Absent where
+    /// `tie_word_embeddings` is false, it stops the conversion.
     Head,
 }
 

@@ -1,0 +1,62 @@
+//! Finding families, keys and tensors by name.
+
+use crate::{COMMON, FAMILIES, Family, HARMLESS, Hp, Means, TensorRow, Value};
+
+/// The family with this GGUF `general.architecture`.
+pub fn by_arch(arch: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|f| f.arch == arch)
+}
+
+/// The family that claims this `architectures[0]` of a Hugging Face `config.json`.
+pub fn by_class(class: &str) -> Option<&'static Family> {
+    FAMILIES.iter().copied().find(|f| f.classes.contains(&class))
+}
+
+/// Whether `name` is `pattern` with, for its `{}`, a layer number in plain decimal: the number, or
+/// `Some(None)` if the pattern has no `{}`.
+pub fn match_layer(pattern: &str, name: &str) -> Option<Option<u32>> {
+    let Some((before, after)) = pattern.split_once("{}") else {
+        return (pattern == name).then_some(None);
+    };
+    let digits = name.strip_prefix(before)?.strip_suffix(after)?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    let canonical = plain && (digits == "0" || !digits.starts_with('0'));
+    if canonical { digits.parse().ok().map(Some) } else { None }
+}
+
+impl Family {
+    /// What a configuration key means: the family's row, then [`COMMON`], then [`HARMLESS`].
+    /// `None` stops a conversion.
+    pub fn means(&self, key: &str) -> Option<Means> {
+        let listed = self.config.iter().chain(COMMON).find(|k| k.name == key).map(|k| k.means);
+        listed.or_else(|| {
+            HARMLESS.iter().find(|(k, _)| *k == key).map(|&(_, why)| Means::Ignored(why))
+        })
+    }
+
+    /// The value of a number that nothing else gives.
+    pub fn default(&self, hp: Hp) -> Option<Value> {
+        self.defaults.iter().find(|(h, _)| *h == hp).map(|&(_, v)| v)
+    }
+
+    /// The row and the layer number of a checkpoint's tensor, under any of the prefixes.
+    pub fn source_row(&self, name: &str) -> Option<(&'static TensorRow, Option<u32>)> {
+        self.prefixes.iter().find_map(|p| {
+            let rest = name.strip_prefix(p)?;
+            self.tensors.iter().find_map(|r| match_layer(r.source, rest).map(|n| (r, n)))
+        })
+    }
+
+    /// Why a checkpoint's tensor carries nothing, if it is one of those.
+    pub fn ignores(&self, name: &str) -> Option<&'static str> {
+        self.prefixes.iter().find_map(|p| {
+            let rest = name.strip_prefix(p)?;
+            self.ignored.iter().find(|(s, _)| match_layer(s, rest).is_some()).map(|&(_, why)| why)
+        })
+    }
+
+    /// The row and the layer number of a GGUF tensor.
+    pub fn gguf_row(&self, name: &str) -> Option<(&'static TensorRow, Option<u32>)> {
+        self.tensors.iter().find_map(|r| match_layer(r.to, name).map(|n| (r, n)))
+    }
+}

@@ -1,0 +1,301 @@
+//! Every row is consistent with itself, with the schema and with the names that llama.cpp knows.
+
+use pith_models::*;
+use std::collections::HashSet;
+
+/// Tensor names of llama.cpp (`LLM_TENSOR_NAMES`) that our families use, and pith's own two for
+/// OPT-350m's projections.
+const GGUF_STEMS: &[&str] = &[
+    "token_embd",
+    "token_embd_norm",
+    "position_embd",
+    "output_norm",
+    "output",
+    "blk.{}.attn_norm",
+    "blk.{}.attn_norm_2",
+    "blk.{}.attn_qkv",
+    "blk.{}.attn_q",
+    "blk.{}.attn_k",
+    "blk.{}.attn_v",
+    "blk.{}.attn_q_norm",
+    "blk.{}.attn_k_norm",
+    "blk.{}.attn_output",
+    "blk.{}.post_attention_norm",
+    "blk.{}.ffn_norm",
+    "blk.{}.ffn_gate",
+    "blk.{}.ffn_up",
+    "blk.{}.ffn_down",
+    "blk.{}.post_ffw_norm",
+    "token_embd_proj",
+    "output_proj",
+];
+
+fn assert_unique<'a>(what: &str, names: impl IntoIterator<Item = &'a str>) {
+    let mut seen = HashSet::new();
+    for name in names {
+        assert!(seen.insert(name), "{what}: {name} is there twice");
+    }
+}
+
+/// The numbers that a configuration key can set.
+fn sets(means: Means) -> Vec<Hp> {
+    match means {
+        Means::Set(hp)
+        | Means::SetInClass(_, hp)
+        | Means::SetRsqrt(hp)
+        | Means::SetFractionOfHead(hp)
+        | Means::SetNot(hp) => vec![hp],
+        Means::RopeScaling => vec![Hp::RopeBase],
+        _ => vec![],
+    }
+}
+
+fn given(family: &Family, hp: Hp) -> bool {
+    family.default(hp).is_some()
+        || family.config.iter().chain(COMMON).any(|k| sets(k.means).contains(&hp))
+}
+
+#[test]
+fn families_are_told_apart() {
+    assert_unique("arch", FAMILIES.iter().map(|f| f.arch));
+    let refused = REFUSED.iter().map(|(class, _)| *class);
+    assert_unique("class", FAMILIES.iter().flat_map(|f| f.classes).copied().chain(refused));
+    for family in FAMILIES {
+        assert_eq!(by_arch(family.arch).unwrap().arch, family.arch);
+        for class in family.classes {
+            assert_eq!(by_class(class).unwrap().arch, family.arch);
+        }
+    }
+    assert!(by_arch("bert").is_none() && by_class("BertModel").is_none());
+}
+
+#[test]
+fn tensors_go_to_names_that_exist() {
+    for family in FAMILIES {
+        assert_unique(family.arch, family.tensors.iter().map(|r| r.source));
+        assert_unique(family.arch, family.tensors.iter().map(|r| r.to));
+        for row in family.tensors {
+            let (stem, leaf) = row.to.rsplit_once('.').unwrap();
+            assert!(GGUF_STEMS.contains(&stem), "{}: {}", family.arch, row.to);
+            assert_eq!(row.source.rsplit_once('.').unwrap().1, leaf, "{}: {}", family.arch, row.to);
+            let layers = (row.source.matches("{}").count(), row.to.matches("{}").count());
+            assert!(layers == (0, 0) || layers == (1, 1), "{}: {}", family.arch, row.source);
+            assert_eq!(row.need == Need::Head, row.to == "output.weight", "{}", family.arch);
+        }
+        for (source, why) in family.ignored {
+            assert!(!why.is_empty());
+            assert!(family.tensors.iter().all(|r| r.source != *source), "{source}");
+        }
+    }
+}
+
+#[test]
+fn only_stock_names_in_stock_families() {
+    for family in FAMILIES.iter().filter(|f| f.stock) {
+        for row in family.tensors {
+            assert!(!row.to.contains("_proj"), "{}: {}", family.arch, row.to);
+        }
+        for (hp, _) in family.defaults {
+            assert!(!hp.key().0.starts_with("pith."), "{}: {hp:?}", family.arch);
+        }
+    }
+}
+
+#[test]
+fn the_planner_finds_every_number() {
+    for family in FAMILIES {
+        let mut needed =
+            vec![Hp::NCtx, Hp::NEmbd, Hp::NLayer, Hp::NFf, Hp::NHead, Hp::NHeadKv, Hp::NVocab];
+        needed.push(match family.block.norm {
+            Norm::Layer => Hp::LayerNormEps,
+            Norm::Rms => Hp::RmsNormEps,
+        });
+        match family.block.position {
+            Position::Rope(_) => needed.push(Hp::RopeBase),
+            Position::Alibi | Position::AlibiThenScale => needed.push(Hp::AlibiMax),
+            Position::Learned | Position::None => {}
+        }
+        match family.block.join {
+            Join::ByKey => needed.push(Hp::ParallelResidual),
+            Join::PostByKey => needed.push(Hp::PostNorm),
+            _ => {}
+        }
+        if family.block.window != WindowPattern::None {
+            needed.push(Hp::Window);
+        }
+        for hp in needed {
+            assert!(given(family, hp), "{}: nothing gives {hp:?}", family.arch);
+        }
+        for (hp, value) in family.defaults {
+            if let Value::Same(of) | Value::Times(of, _) = value {
+                assert!(given(family, *of), "{}: {hp:?} rests on {of:?}", family.arch);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_tensor_of_a_block_has_a_home() {
+    for family in FAMILIES {
+        let has = |name: &str| family.gguf_row(name).is_some();
+        let weight = |stem: &str| has(&format!("blk.0.{stem}.weight"));
+        let f = family.arch;
+        assert!(has("token_embd.weight") && has("output.weight"), "{f}");
+        assert!(has("output_norm.weight") && weight("attn_norm"), "{f}");
+        assert!(weight("attn_qkv") != (weight("attn_q") && weight("attn_k") && weight("attn_v")));
+        assert!(weight("attn_output") && weight("ffn_up") && weight("ffn_down"), "{f}");
+        assert_eq!(weight("ffn_gate"), family.block.ffn == Ffn::Gated, "{f}");
+        assert_eq!(weight("ffn_norm"), family.block.join != Join::Parallel, "{f}");
+        assert_eq!(weight("post_ffw_norm"), family.block.join == Join::Sandwich, "{f}");
+        assert_eq!(weight("attn_q_norm"), family.block.qk_norm != QkNorm::None, "{f}");
+        assert_eq!(has("position_embd.weight"), family.block.position == Position::Learned, "{f}");
+    }
+}
+
+#[test]
+fn keys_mean_one_thing() {
+    assert_unique("HARMLESS", HARMLESS.iter().map(|(k, _)| *k));
+    for family in FAMILIES {
+        let common = COMMON.iter().map(|k| k.name).chain(HARMLESS.iter().map(|(k, _)| *k));
+        assert_unique(family.arch, family.config.iter().map(|k| k.name).chain(common));
+        assert!(family.means("quantization_config").is_none());
+        assert!(family.means("mup_width_scale").is_none());
+    }
+}
+
+#[test]
+fn names_with_layers() {
+    assert_eq!(match_layer("a.{}.b", "a.17.b"), Some(Some(17)));
+    assert_eq!(match_layer("a.{}.b", "a.0.b"), Some(Some(0)));
+    assert_eq!(match_layer("a.b", "a.b"), Some(None));
+    for bad in ["a..b", "a.+1.b", "a.01.b", "a.1.2.b", "a.99999999999.b", "a.x.b", "a.1.c", "a.b"] {
+        assert_eq!(match_layer("a.{}.b", bad), None, "{bad}");
+    }
+    let (row, layer) = GPT2.source_row("transformer.h.3.ln_1.bias").unwrap();
+    assert_eq!((row.to, layer), ("blk.{}.attn_norm.bias", Some(3)));
+    assert_eq!(GPT2.source_row("h.3.ln_1.bias").unwrap().1, Some(3));
+    assert!(GPT2.source_row("h.3.attn.bias").is_none() && GPT2.ignores("h.3.attn.bias").is_some());
+    assert_eq!(LLAMA.gguf_row("blk.2.attn_q.weight").unwrap().0.fold, Fold::PermuteQ);
+}
+
+/// Keys of well-known files on the Hugging Face hub, so that strictness doesn't refuse them. Each
+/// also carries what `transformers` adds to any file; tests/goldens has whole files of version 5.
+const HUB: &[(&str, &str)] = &[
+    // openai-community/gpt2
+    (
+        "GPT2LMHeadModel",
+        "activation_function architectures attn_pdrop bos_token_id embd_pdrop eos_token_id \
+         initializer_range layer_norm_epsilon model_type n_ctx n_embd n_head n_layer n_positions \
+         resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type \
+         summary_use_proj task_specific_params vocab_size",
+    ),
+    // rugpt3 and other files of version 2
+    (
+        "GPT2LMHeadModel",
+        "finetuning_task id2label is_decoder label2id n_special num_labels output_attentions \
+         output_hidden_states output_past predict_special_tokens pruned_heads torchscript \
+         use_bfloat16 hidden_size gradient_checkpointing n_inner scale_attn_weights \
+         reorder_and_upcast_attn scale_attn_by_inverse_layer_idx torch_dtype use_cache",
+    ),
+    // distilbert/distilgpt2
+    ("GPT2LMHeadModel", "_num_labels id2label label2id task_specific_params"),
+    // EleutherAI/gpt-neo-125m
+    (
+        "GPTNeoForCausalLM",
+        "activation_function attention_dropout attention_layers attention_types embed_dropout \
+         gradient_checkpointing hidden_size intermediate_size layer_norm_epsilon \
+         max_position_embeddings num_heads num_layers resid_dropout summary_activation \
+         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj vocab_size \
+         window_size classifier_dropout",
+    ),
+    // EleutherAI/gpt-j-6b
+    (
+        "GPTJForCausalLM",
+        "activation_function attn_pdrop embd_pdrop gradient_checkpointing initializer_range \
+         layer_norm_epsilon n_embd n_head n_inner n_layer n_positions resid_pdrop rotary \
+         rotary_dim scale_attn_weights summary_activation summary_first_dropout \
+         summary_proj_to_labels summary_type summary_use_proj task_specific_params \
+         tie_word_embeddings tokenizer_class use_cache vocab_size",
+    ),
+    // EleutherAI/gpt-neox-20b, EleutherAI/pythia-70m, and version 4.46's own
+    (
+        "GPTNeoXForCausalLM",
+        "attention_probs_dropout_prob hidden_act hidden_dropout_prob hidden_size \
+         intermediate_size layer_norm_eps max_position_embeddings num_attention_heads \
+         num_hidden_layers rotary_emb_base rotary_pct tie_word_embeddings use_cache \
+         use_parallel_residual vocab_size partial_rotary_factor rope_theta rope_scaling \
+         attention_bias attention_dropout hidden_dropout classifier_dropout",
+    ),
+    // facebook/opt-350m and opt-13b
+    (
+        "OPTForCausalLM",
+        "_remove_final_layer_norm activation_dropout activation_function attention_dropout \
+         bos_token_id do_layer_norm_before dropout eos_token_id ffn_dim hidden_size init_std \
+         layerdrop max_position_embeddings num_attention_heads num_hidden_layers \
+         output_projection pad_token_id prefix torch_dtype use_cache vocab_size \
+         word_embed_proj_dim enable_bias layer_norm_elementwise_affine",
+    ),
+    // bigscience/bloom-560m
+    (
+        "BloomForCausalLM",
+        "apply_residual_connection_post_layernorm attention_dropout attention_softmax_in_fp32 \
+         bias_dropout_fusion hidden_dropout hidden_size initializer_range layer_norm_epsilon \
+         masked_softmax_fusion n_embed n_head n_inner n_layer num_attention_heads offset_alibi \
+         pad_token_id pretraining_tp seq_length skip_bias_add skip_bias_add_qkv slow_but_exact \
+         unk_token_id use_cache vocab_size",
+    ),
+    // HuggingFaceTB/SmolLM2-135M
+    (
+        "LlamaForCausalLM",
+        "attention_bias attention_dropout head_dim hidden_act hidden_size initializer_range \
+         intermediate_size is_llama_config max_position_embeddings mlp_bias num_attention_heads \
+         num_hidden_layers num_key_value_heads pretraining_tp rms_norm_eps rope_interleaved \
+         rope_scaling rope_theta tie_word_embeddings transformers.js_config vocab_size",
+    ),
+    // mistralai/Mistral-7B-v0.1
+    (
+        "MistralForCausalLM",
+        "attention_dropout hidden_act hidden_size intermediate_size max_position_embeddings \
+         num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps rope_theta \
+         sliding_window tie_word_embeddings vocab_size head_dim",
+    ),
+    // Qwen/Qwen2.5-0.5B, Qwen/Qwen3-0.6B
+    (
+        "Qwen2ForCausalLM",
+        "attention_dropout hidden_act max_window_layers rope_scaling rope_theta sliding_window \
+         use_mrope use_sliding_window",
+    ),
+    (
+        "Qwen3ForCausalLM",
+        "attention_bias attention_dropout head_dim hidden_act max_window_layers rope_scaling \
+         rope_theta sliding_window use_sliding_window",
+    ),
+    // google/gemma-2b, google/gemma-2-2b, google/gemma-3-270m
+    (
+        "GemmaForCausalLM",
+        "attention_bias attention_dropout head_dim hidden_act hidden_activation hidden_size \
+         num_key_value_heads rms_norm_eps rope_scaling rope_theta",
+    ),
+    (
+        "Gemma2ForCausalLM",
+        "attn_logit_softcapping cache_implementation final_logit_softcapping head_dim hidden_act \
+         hidden_activation query_pre_attn_scalar rope_theta sliding_window sliding_window_size",
+    ),
+    (
+        "Gemma3ForCausalLM",
+        "_sliding_window_pattern attn_logit_softcapping cache_implementation \
+         final_logit_softcapping head_dim hidden_activation layer_types query_pre_attn_scalar \
+         rope_local_base_freq rope_scaling rope_theta sliding_window sliding_window_pattern \
+         use_bidirectional_attention",
+    ),
+];
+
+#[test]
+fn hub_files_are_understood() {
+    for (class, keys) in HUB {
+        let family = by_class(class).unwrap();
+        for key in keys.split_whitespace() {
+            assert!(family.means(key).is_some(), "{class}: {key}");
+        }
+    }
+}
