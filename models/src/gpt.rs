@@ -309,8 +309,11 @@ pub const OPT: Family = Family {
         key("activation_function", Activation),
         key("do_layer_norm_before", SetNot(PostNorm)),
         key("word_embed_proj_dim", Ignored("the shapes of embedding and projections say it")),
-        key("_remove_final_layer_norm", Ignored("the final norm's tensors decide")),
-        key("layer_norm_elementwise_affine", Ignored("the norms' tensors decide")),
+        key("_remove_final_layer_norm", MustBe(false)),
+        key(
+            "layer_norm_elementwise_affine",
+            Ignored("a norm without tensors is one without weights"),
+        ),
         key("enable_bias", BIASES),
         key("output_projection", Ignored("the output matrix decides")),
         key("init_std", Ignored("training only")),

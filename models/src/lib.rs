@@ -94,7 +94,8 @@ pub struct Block {
 /// Kinds of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
-    /// (x - mean) / sqrt(var + eps) * w + b; w and b may both be absent (OLMo).
+    /// (x - mean) / sqrt(var + eps) * w + b. A file may lack b, or both (OLMo, Galactica): the
+    /// norm is still there.
     Layer,
     /// x / sqrt(mean(x^2) + eps) * w (Zhang & Sennrich 2019).
     Rms,
@@ -113,8 +114,8 @@ pub enum Join {
     /// `Parallel` where the file has no `ffn_norm`, else `Sequential` (StableLM, whose 12B is the
     /// parallel one; what its files say under `Hp::ParallelResidual` can't be trusted).
     ByNorm,
-    /// x = norm(x + attn(x)); x = norm2(x + ffn(x)) where `Hp::PostNorm` is set, else
-    /// `Sequential` (OPT-350m).
+    /// x = norm(x + attn(x)); x = norm2(x + ffn(x)) and no final norm where
+    /// `Hp::PostNorm` is set (OPT-350m), else `Sequential`.
     PostByKey,
     /// x += post(attn(norm(x))); x += post2(ffn(norm2(x))) (Gemma 2 and 3).
     Sandwich,
