@@ -1,12 +1,517 @@
-//! Tokenizers.
-use crate::{Result, gguf::Gguf};
-/// Stub.
-pub struct Tokenizer(usize);
+//! Text to ids and back, from a GGUF file's keys alone. The ids are those of the `tokenizers`
+//! package for the file's source, for two kinds of vocabulary:
+//!
+//! - byte-level BPE (`gpt2`): added tokens are cut out, the rest is brought to NFC where the family
+//!   does so, cut into words ([`Splitter`]), and the bytes of each word are merged;
+//! - SentencePiece-style BPE (`llama`): added tokens are cut out, a space is put before the rest
+//!   ([`SpacePrefix`]), and its characters are merged; a character that is no piece becomes bytes.
+//!
+//! Tolerated: duplicate tokens (encoding gives the lowest id); bytes without a token (they become
+//! the unknown token, or are left out where there is none, as `tokenizers` does).
+
+mod added;
+mod bytes;
+mod decode;
+mod merge;
+mod split;
+mod table;
+mod vocab;
+
+use std::{borrow::Cow, collections::HashSet};
+
+pub use decode::Stream;
+pub use split::Splitter;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+pub use vocab::{Kind, Model, SpacePrefix, Vocab};
+
+use self::{
+    added::{Added, AddedToken, Part},
+    merge::{Merges, Word, score_key},
+    table::{Pairs, Pieces},
+};
+use crate::{Error, Result, gguf::Gguf};
+
+/// The mark that SentencePiece vocabularies have for a space. Pieces hold the space itself.
+const SPACE_MARK: char = '▁';
+const NO_ID: u32 = u32::MAX;
+/// Text is merged in stretches of at most this many bytes, so that positions fit in 32 bits.
+const MAX_WORD: usize = 1 << 30;
+
+/// What to do with special tokens in [`Tokenizer::encode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encode {
+    /// Put BOS before and EOS behind, where the model wants them.
+    pub add_special: bool,
+    /// Let the text of a special token become that token. Off for text that isn't trusted.
+    pub parse_special: bool,
+}
+
+/// A vocabulary that is ready for use.
+pub struct Tokenizer {
+    model: Model,
+    splitter: Splitter,
+    pieces: Pieces,
+    kinds: Vec<Kind>,
+    merges: Merges,
+    /// The id of each byte, or `NO_ID`.
+    byte_ids: [u32; 256],
+    /// Added tokens that are looked for in the text as it came.
+    added: Added,
+    /// Added tokens that are looked for in the normalized text.
+    added_normalized: Added,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    padding: Option<u32>,
+    eog: Vec<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    space_prefix: SpacePrefix,
+    /// Decoding drops the space that `space_prefix` put in front.
+    strip_space: bool,
+    nfc: bool,
+    ignore_merges: bool,
+    fuse_unknown: bool,
+}
+
 impl Tokenizer {
-    /// Stub.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
-        Ok(Tokenizer(gguf.get("tokenizer.ggml.tokens").and_then(|v| v.as_array().map(|a| a.len())).unwrap_or(0)))
+    /// The tokenizer that the file's keys describe; see [`Vocab::from_gguf`].
+    ///
+    /// # Errors
+    /// Those of [`Vocab::from_gguf`] and [`Tokenizer::new`].
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Tokenizer> {
+        Tokenizer::new(&Vocab::from_gguf(gguf)?)
     }
-    /// Stub.
-    pub fn n_vocab(&self) -> usize { self.0 }
+
+    /// The tokenizer of a vocabulary.
+    ///
+    /// # Errors
+    /// The vocabulary contradicts itself: no tokens, arrays of different lengths, a special id that
+    /// is no token, a merge whose parts or result are no tokens, a byte token that names no byte,
+    /// BOS wanted but not there.
+    pub fn new(vocab: &Vocab<'_>) -> Result<Tokenizer> {
+        check(vocab)?;
+        let pieces = pieces(vocab)?;
+        let mut tokenizer = Tokenizer {
+            model: vocab.model,
+            splitter: vocab.splitter,
+            kinds: vocab.kinds.clone(),
+            merges: merges(vocab, &pieces)?,
+            byte_ids: byte_ids(vocab, &pieces),
+            added: Added::new(Vec::new())?,
+            added_normalized: Added::new(Vec::new())?,
+            bos: vocab.bos,
+            eos: vocab.eos,
+            unknown: vocab.unknown,
+            padding: vocab.padding,
+            eog: sorted(vocab.eog.iter().copied().chain(vocab.eos)),
+            add_bos: vocab.add_bos,
+            add_eos: vocab.add_eos,
+            space_prefix: vocab.space_prefix,
+            strip_space: vocab.model == Model::SentencePiece
+                && vocab.space_prefix != SpacePrefix::Never,
+            nfc: vocab.nfc,
+            ignore_merges: vocab.ignore_merges,
+            fuse_unknown: vocab.fuse_unknown,
+            pieces,
+        };
+        let (normalized, as_is) = tokenizer.added_tokens(vocab);
+        tokenizer.added = Added::new(as_is)?;
+        tokenizer.added_normalized = Added::new(normalized)?;
+        Ok(tokenizer)
+    }
+
+    /// Tokens that are looked for in normalized text (their own text normalized), and the others.
+    fn added_tokens(&self, vocab: &Vocab<'_>) -> (Vec<AddedToken>, Vec<AddedToken>) {
+        let set = |ids: &[u32]| ids.iter().copied().collect::<HashSet<u32>>();
+        let normalized = set(&vocab.normalized);
+        let (lstrip, rstrip) = (set(&vocab.lstrip), set(&vocab.rstrip));
+        let kinds = vocab.kinds.iter().zip(0u32..);
+        kinds
+            .filter(|(kind, _)| matches!(kind, Kind::User | Kind::Control | Kind::Unknown))
+            .map(|(kind, id)| {
+                let text = vocab.tokens[id as usize];
+                let text = match normalized.contains(&id) {
+                    true => self.normalize(text).into_owned(),
+                    false => text.to_string(),
+                };
+                let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
+                AddedToken { text, id, special: *kind != Kind::User, lstrip, rstrip }
+            })
+            .partition(|token| normalized.contains(&token.id))
+    }
+
+    /// How many ids there are.
+    pub fn n_vocab(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The id that begins a sequence.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The id that ends a sequence.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The id for what the vocabulary can't express.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// The id that fills up batches.
+    pub fn padding(&self) -> Option<u32> {
+        self.padding
+    }
+
+    /// Whether a sequence begins with [`Tokenizer::bos`].
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether a sequence ends with [`Tokenizer::eos`].
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Whether generation ends after `id`.
+    pub fn is_eog(&self, id: u32) -> bool {
+        self.eog.binary_search(&id).is_ok()
+    }
+
+    /// Whether `id` is a mark (control or unknown) rather than text.
+    pub fn is_special(&self, id: u32) -> bool {
+        matches!(self.kinds.get(id as usize), Some(Kind::Control | Kind::Unknown))
+    }
+
+    /// Whether no text leads to `id`: padding of the embedding, or past its end.
+    pub fn is_unused(&self, id: u32) -> bool {
+        matches!(self.kinds.get(id as usize), Some(Kind::Unused) | None)
+    }
+
+    /// The id of the added or special token that is exactly `text`.
+    pub fn added_id(&self, text: &str) -> Option<u32> {
+        self.added.id(text).or_else(|| self.added_normalized.id(&self.normalize(text)))
+    }
+
+    /// The bytes that `id` stands for; none for an id that is out of range.
+    pub fn piece(&self, id: u32) -> &[u8] {
+        if (id as usize) < self.pieces.len() { self.pieces.get(id) } else { &[] }
+    }
+
+    /// The ids of `text`.
+    pub fn encode(&self, text: &str, opts: Encode) -> Vec<u32> {
+        let mut out = Encoder { tokenizer: self, word: Word::default(), ids: Vec::new() };
+        if opts.add_special && self.add_bos {
+            out.ids.extend(self.bos);
+        }
+        self.added.split(text, opts.parse_special, |part| match part {
+            Part::Id(id) => out.ids.push(id),
+            Part::Text(range) => {
+                out.between(&text[range.clone()], range.start == 0, opts.parse_special);
+            }
+        });
+        if opts.add_special && self.add_eos {
+            out.ids.extend(self.eos);
+        }
+        out.ids
+    }
+
+    /// The text as the pieces have it. Applied to what lies between added tokens.
+    fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.model {
+            Model::ByteLevel if self.nfc => match is_nfc_quick(text.chars()) {
+                IsNormalized::Yes => Cow::Borrowed(text),
+                _ => text.nfc().collect(),
+            },
+            Model::ByteLevel => Cow::Borrowed(text),
+            Model::SentencePiece => {
+                let text = spaces(text);
+                match self.space_prefix == SpacePrefix::Every && !text.is_empty() {
+                    true => Cow::Owned(format!(" {text}")),
+                    false => text,
+                }
+            }
+        }
+    }
+}
+
+/// Spaces for space marks.
+fn spaces(text: &str) -> Cow<'_, str> {
+    match text.contains(SPACE_MARK) {
+        true => Cow::Owned(text.replace(SPACE_MARK, " ")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// One call of [`Tokenizer::encode`].
+struct Encoder<'a> {
+    tokenizer: &'a Tokenizer,
+    word: Word,
+    ids: Vec<u32>,
+}
+
+impl Encoder<'_> {
+    /// What lies between two added tokens.
+    fn between(&mut self, text: &str, at_start: bool, parse_special: bool) {
+        let tokenizer = self.tokenizer;
+        let text = tokenizer.normalize(text);
+        tokenizer.added_normalized.split(&text, parse_special, |part| match part {
+            Part::Id(id) => self.ids.push(id),
+            Part::Text(range) => self.plain(&text[range.clone()], at_start && range.start == 0),
+        });
+    }
+
+    /// Text without added tokens.
+    fn plain(&mut self, text: &str, at_start: bool) {
+        let prefix = match self.tokenizer.space_prefix {
+            SpacePrefix::Never | SpacePrefix::Every => false,
+            SpacePrefix::First => at_start && !text.starts_with(' '),
+            SpacePrefix::Missing => !text.starts_with(' '),
+        };
+        let prefixed = if prefix { Cow::Owned(format!(" {text}")) } else { Cow::Borrowed(text) };
+        let mut rest: &str = &prefixed;
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at(rest.floor_char_boundary(MAX_WORD));
+            self.tokenizer.splitter.split(head, &mut |word| self.word(word));
+            rest = tail;
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) {
+        let tokenizer = self.tokenizer;
+        if tokenizer.ignore_merges
+            && let Some(id) = tokenizer.pieces.find(word)
+            && matches!(tokenizer.kinds[id as usize], Kind::Normal | Kind::User)
+        {
+            self.ids.push(id);
+            return;
+        }
+        self.word.clear();
+        // The end of an unknown stretch that the next known character closes.
+        let mut unknown = None;
+        match tokenizer.model {
+            Model::ByteLevel => {
+                for (at, &byte) in word.iter().enumerate() {
+                    let id = tokenizer.byte_ids[usize::from(byte)];
+                    let id = (id != NO_ID).then_some(id);
+                    self.symbol(id, at, at + 1, &mut unknown);
+                }
+            }
+            Model::SentencePiece => self.characters(word, &mut unknown),
+        }
+        self.flush(&mut unknown);
+        self.word.merge(&tokenizer.merges, &tokenizer.pieces, word, &mut self.ids);
+    }
+
+    /// Symbols of a SentencePiece text: characters that are pieces, else bytes, else unknown.
+    fn characters(&mut self, text: &[u8], unknown: &mut Option<(usize, usize)>) {
+        let (pieces, byte_ids) = (&self.tokenizer.pieces, &self.tokenizer.byte_ids);
+        let mut at = 0;
+        while at < text.len() {
+            // A character's bytes: the first one and the continuation bytes behind it.
+            let more = text[at + 1..].iter().take_while(|&&b| b & 0xc0 == 0x80).count();
+            let (from, to) = (at, at + 1 + more);
+            at = to;
+            let character = &text[from..to];
+            let bytes = || character.iter().map(|&b| byte_ids[usize::from(b)]);
+            match pieces.find(character) {
+                None if bytes().all(|id| id != NO_ID) => {
+                    // As `tokenizers`: bytes don't close an unknown stretch.
+                    for (id, at) in bytes().zip(from..) {
+                        self.word.push(id, at, at + 1);
+                    }
+                }
+                id => self.symbol(id, from, to, unknown),
+            }
+        }
+    }
+
+    /// One character or byte; `None` is one that the vocabulary doesn't have.
+    fn symbol(&mut self, id: Option<u32>, from: usize, to: usize, unknown: &mut Option<(usize, usize)>) {
+        match (id, *unknown) {
+            (Some(id), _) => {
+                self.flush(unknown);
+                self.word.push(id, from, to);
+            }
+            (None, Some((start, _))) if self.tokenizer.fuse_unknown => *unknown = Some((start, to)),
+            (None, _) => {
+                self.flush(unknown);
+                *unknown = Some((from, to));
+            }
+        }
+    }
+
+    /// Writes the unknown token for an unknown stretch, where the vocabulary has one.
+    fn flush(&mut self, unknown: &mut Option<(usize, usize)>) {
+        if let (Some((from, to)), Some(id)) = (unknown.take(), self.tokenizer.unknown) {
+            self.word.push(id, from, to);
+        }
+    }
+}
+
+/// `ids` in order, each once.
+fn sorted(ids: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut ids: Vec<u32> = ids.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn fault(what: impl Into<String>) -> Error {
+    Error::malformed("GGUF", what)
+}
+
+/// Lengths and ids that must agree.
+fn check(vocab: &Vocab<'_>) -> Result<()> {
+    let n_vocab = vocab.tokens.len();
+    if n_vocab == 0 || u32::try_from(n_vocab).is_err() {
+        return Err(fault(format!("tokenizer.ggml.tokens has {n_vocab} tokens")));
+    }
+    if vocab.kinds.len() != n_vocab {
+        let n = vocab.kinds.len();
+        return Err(fault(format!("tokenizer.ggml.token_type has {n} entries for {n_vocab} tokens")));
+    }
+    let scored = vocab.merges.is_none() && vocab.model == Model::SentencePiece;
+    if scored && vocab.scores.len() != n_vocab {
+        let n = vocab.scores.len();
+        return Err(fault(format!("tokenizer.ggml.scores has {n} entries for {n_vocab} tokens")));
+    }
+    if vocab.merges.is_none() && vocab.model == Model::ByteLevel {
+        return Err(fault("key tokenizer.ggml.merges is missing"));
+    }
+    let named = [
+        ("tokenizer.ggml.bos_token_id", vocab.bos.as_slice()),
+        ("tokenizer.ggml.eos_token_id", vocab.eos.as_slice()),
+        ("tokenizer.ggml.unknown_token_id", vocab.unknown.as_slice()),
+        ("tokenizer.ggml.padding_token_id", vocab.padding.as_slice()),
+        ("the end-of-generation ids", &vocab.eog),
+        ("pith.tokenizer.lstrip", &vocab.lstrip),
+        ("pith.tokenizer.rstrip", &vocab.rstrip),
+        ("pith.tokenizer.normalized", &vocab.normalized),
+    ];
+    for (key, ids) in named {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= n_vocab) {
+            return Err(fault(format!("{key} names token {id}, but there are {n_vocab}")));
+        }
+    }
+    for (key, wanted, id) in [
+        ("add_bos_token", vocab.add_bos, vocab.bos),
+        ("add_eos_token", vocab.add_eos, vocab.eos),
+    ] {
+        if wanted && id.is_none() {
+            return Err(fault(format!("tokenizer.ggml.{key} is set, but no such token is named")));
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of every token, and which of them can be found by their bytes.
+fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
+    let n_bytes = vocab.tokens.iter().map(|t| t.len()).sum();
+    let mut pieces = Pieces::with_capacity(vocab.tokens.len(), n_bytes);
+    let mut decoded = Vec::new();
+    for (id, (&text, kind)) in vocab.tokens.iter().zip(&vocab.kinds).enumerate() {
+        match (vocab.model, kind) {
+            (_, Kind::Byte) => pieces.push([byte_token(id, text)?])?,
+            (Model::SentencePiece, _) => pieces.push(spaces(text).bytes())?,
+            (Model::ByteLevel, Kind::Normal) => {
+                byte_level(text, &mut decoded);
+                pieces.push(decoded.iter().copied())?;
+            }
+            (Model::ByteLevel, _) => pieces.push(text.bytes())?,
+        }
+    }
+    // Ordinary tokens first: of an ordinary and an added one with the same bytes, merges mean the
+    // ordinary one. Bytes and padding of a SentencePiece vocabulary are no text.
+    let with = |wanted: &[Kind], pieces: &mut Pieces| {
+        for (kind, id) in vocab.kinds.iter().zip(0u32..) {
+            if wanted.contains(kind) {
+                pieces.index(id);
+            }
+        }
+    };
+    with(&[Kind::Normal], &mut pieces);
+    with(&[Kind::User], &mut pieces);
+    if vocab.merges.is_some() {
+        with(&[Kind::Control, Kind::Unknown], &mut pieces);
+    }
+    Ok(pieces)
+}
+
+/// The bytes of a byte-level token or of a part of a merge. Text with characters that are no
+/// stand-ins is taken as it is, as `tokenizers` does when decoding.
+fn byte_level(text: &str, out: &mut Vec<u8>) {
+    if bytes::decode(text, out).is_none() {
+        out.clear();
+        out.extend(text.bytes());
+    }
+}
+
+/// The byte that `<0x0A>` names.
+fn byte_token(id: usize, text: &str) -> Result<u8> {
+    let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
+    hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).ok_or_else(|| {
+        fault(format!("token {id} is a byte by its type, but its text is {text:?}; wanted <0x00> to <0xFF>"))
+    })
+}
+
+/// The id of each byte: a piece of one byte, or a SentencePiece byte token.
+fn byte_ids(vocab: &Vocab<'_>, pieces: &Pieces) -> [u32; 256] {
+    let mut ids = [NO_ID; 256];
+    match vocab.model {
+        Model::ByteLevel => {
+            for (byte, id) in (0..=255).zip(&mut ids) {
+                *id = pieces.find(&[byte]).unwrap_or(NO_ID);
+            }
+        }
+        Model::SentencePiece => {
+            for (_, id) in vocab.kinds.iter().zip(0u32..).filter(|(kind, _)| **kind == Kind::Byte) {
+                let slot = &mut ids[usize::from(pieces.get(id)[0])];
+                *slot = id.min(*slot);
+            }
+        }
+    }
+    ids
+}
+
+/// The merges that the file lists, else those that its scores imply.
+fn merges(vocab: &Vocab<'_>, pieces: &Pieces) -> Result<Merges> {
+    let Some(merges) = &vocab.merges else {
+        let mergeable = |k: &Kind| matches!(k, Kind::Normal | Kind::User);
+        return Ok(Merges::Scored {
+            keys: vocab.scores.iter().map(|&s| score_key(s)).collect(),
+            mergeable: vocab.kinds.iter().map(mergeable).collect(),
+        });
+    };
+    let mut pairs = Pairs::with_capacity(merges.len());
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for (merge, rank) in merges.iter().zip(0u32..) {
+        // The first part may begin with a space, so look for the one behind its first character.
+        let from = merge.chars().next().map_or(0, char::len_utf8);
+        let Some((a, b)) = merge[from..].split_once(' ').map(|(a, b)| (&merge[..from + a.len()], b))
+        else {
+            return Err(fault(format!("merge {rank} is {merge:?}; wanted two tokens and a space")));
+        };
+        let bytes = |text: &str, out: &mut Vec<u8>| match vocab.model {
+            Model::ByteLevel => byte_level(text, out),
+            Model::SentencePiece => {
+                out.clear();
+                out.extend(spaces(text).bytes());
+            }
+        };
+        bytes(a, &mut left);
+        bytes(b, &mut right);
+        let find = |piece: &[u8], what: &str| {
+            pieces.find(piece).ok_or_else(|| {
+                fault(format!("merge {rank}, {merge:?}: its {what} is no token"))
+            })
+        };
+        let (a, b) = (find(&left, "left part")?, find(&right, "right part")?);
+        left.extend_from_slice(&right);
+        pairs.insert(a, b, rank, find(&left, "result")?);
+    }
+    Ok(Merges::Listed(pairs))
 }

@@ -1,0 +1,99 @@
+//! Ids back to text, all at once or as they come.
+
+use super::Tokenizer;
+
+/// Turns ids into text as they come. Never gives half a character: bytes that may be the start of
+/// one are held back, and bytes that can't be part of any become U+FFFD, so that the parts together
+/// are what [`String::from_utf8_lossy`] makes of all bytes.
+pub struct Stream<'a> {
+    tokenizer: &'a Tokenizer,
+    show_special: bool,
+    /// Nothing has come yet, so that a leading space is still to be dropped.
+    at_start: bool,
+    /// Bytes that are no whole character yet: at most three between calls.
+    held: Vec<u8>,
+    ready: String,
+}
+
+impl<'a> Stream<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer) -> Stream<'a> {
+        Stream {
+            tokenizer,
+            show_special: false,
+            at_start: true,
+            held: Vec::new(),
+            ready: String::new(),
+        }
+    }
+
+    /// Whether special tokens appear in the text. By default they don't.
+    pub fn show_special(mut self, show: bool) -> Self {
+        self.show_special = show;
+        self
+    }
+
+    /// Takes the next id; gives the text that has become certain by it, which may be empty.
+    pub fn push(&mut self, id: u32) -> &str {
+        self.ready.clear();
+        self.take(id);
+        &self.ready
+    }
+
+    /// Gives what is left when no more ids come: nothing, or U+FFFD for an incomplete character.
+    pub fn finish(mut self) -> &'static str {
+        if std::mem::take(&mut self.held).is_empty() { "" } else { "\u{fffd}" }
+    }
+
+    /// Appends what `id` makes certain to `ready`.
+    fn take(&mut self, id: u32) {
+        let hidden = self.tokenizer.is_special(id) || self.tokenizer.is_unused(id);
+        if hidden && !self.show_special {
+            return;
+        }
+        let mut piece = self.tokenizer.piece(id);
+        if self.at_start && !piece.is_empty() {
+            self.at_start = false;
+            if self.tokenizer.strip_space {
+                piece = piece.strip_prefix(b" ").unwrap_or(piece);
+            }
+        }
+        self.held.extend_from_slice(piece);
+        let mut n_done = 0;
+        for chunk in self.held.utf8_chunks() {
+            self.ready.push_str(chunk.valid());
+            n_done += chunk.valid().len();
+            let invalid = chunk.invalid();
+            // The last chunk may be the start of a character that the next piece completes.
+            let more = n_done + invalid.len() == self.held.len()
+                && std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
+            if invalid.is_empty() || more {
+                break;
+            }
+            self.ready.push('\u{fffd}');
+            n_done += invalid.len();
+        }
+        self.held.drain(..n_done);
+    }
+}
+
+impl Tokenizer {
+    /// The text of `ids`, without special tokens. Invalid UTF-8 becomes U+FFFD; nothing else is
+    /// changed: spaces before punctuation stay.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_with(ids, false)
+    }
+
+    /// The text of `ids`, with or without special tokens.
+    pub fn decode_with(&self, ids: &[u32], show_special: bool) -> String {
+        let mut stream = self.stream().show_special(show_special);
+        ids.iter().for_each(|&id| stream.take(id));
+        let mut text = std::mem::take(&mut stream.ready);
+        text.push_str(stream.finish());
+        text
+    }
+
+    /// A decoder that takes one id at a time.
+    pub fn stream(&self) -> Stream<'_> {
+        Stream::new(self)
+    }
+}
