@@ -331,10 +331,16 @@ fn read_hparams(
     let join = match block.join {
         Join::ByKey if numbers.flag(Hp::ParallelResidual)? => Join::Parallel,
         Join::ByKey => Join::Sequential,
+        Join::ByNorm if vectors.contains_key("blk.0.ffn_norm.weight") => Join::Sequential,
+        Join::ByNorm => Join::Parallel,
         join => join,
     };
     let scale = match block.score_scale {
         ScoreScale::HeadDim => 1.0 / (head_dim as f32).sqrt(),
+        ScoreScale::HeadDimUnlessLayers(n) if n as usize == n_layer => {
+            1.0 / (n_embd as f32 / n_head as f32).sqrt()
+        }
+        ScoreScale::HeadDimUnlessLayers(_) => 1.0 / (head_dim as f32).sqrt(),
         ScoreScale::One => 1.0,
     };
     Ok(Hparams {

@@ -337,7 +337,7 @@ impl<'m> Planner<'m> {
                 self.feed_forward(il, self.n, self.y)?;
                 self.join(Join::Sequential, "")
             }
-            Join::Parallel | Join::ByKey => self.parallel_block(il),
+            Join::Parallel | Join::ByKey | Join::ByNorm => self.parallel_block(il),
         }
     }
 
