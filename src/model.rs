@@ -103,9 +103,9 @@ pub struct Rope {
     pub n_rot: usize,
     /// Theta.
     pub base: f32,
-    /// Theta in window layers.
-    pub base_local: f32,
-    /// Factor on positions (1 / the linear scaling factor); window layers use 1.
+    /// Theta in window layers, where they have their own; their positions are then not scaled.
+    pub base_local: Option<f32>,
+    /// Factor on positions (1 / the linear scaling factor).
     pub scale: f32,
     /// Divisors of the frequencies, `[n_rot / 2]` (`rope_freqs.weight`: Llama 3).
     pub factors: Option<Vec<f32>>,
@@ -260,8 +260,18 @@ impl Numbers<'_> {
             Some(Default::U32(v)) => Ok(Some(v as usize)),
             Some(Default::Same(of)) => self.integer(of),
             Some(Default::Times(of, n)) => Ok(self.integer(of)?.map(|v| v * n as usize)),
+            Some(Default::OfHead(part)) => Ok(self.head_dim()?.map(|v| (v as f32 * part) as usize)),
             _ => Ok(None),
         }
+    }
+
+    /// The width of a head, where the numbers say one.
+    fn head_dim(&self) -> Result<Option<usize>> {
+        if let Some(width) = self.integer(Hp::HeadDim)? {
+            return Ok(Some(width));
+        }
+        let (n_embd, n_head) = (self.positive(Hp::NEmbd)?, self.positive(Hp::NHead)?);
+        Ok((n_embd % n_head == 0).then_some(n_embd / n_head))
     }
 
     fn positive(&self, hp: Hp) -> Result<usize> {
@@ -305,11 +315,9 @@ fn read_hparams(
     let n_embd = numbers.positive(Hp::NEmbd)?;
     let n_head = numbers.positive(Hp::NHead)?;
     let n_head_kv = numbers.positive(Hp::NHeadKv)?;
-    let head_dim = match numbers.integer(Hp::HeadDim)? {
-        Some(width) => width,
-        None if n_embd % n_head == 0 => n_embd / n_head,
-        None => return Err(numbers.wrong(Hp::NHead, &format!("a divisor of n_embd {n_embd}"))),
-    };
+    let head_dim = numbers
+        .head_dim()?
+        .ok_or_else(|| numbers.wrong(Hp::NHead, &format!("a divisor of n_embd {n_embd}")))?;
     if head_dim == 0 || n_head % n_head_kv != 0 || n_head > MAX_WIDTH / head_dim {
         return Err(Error::malformed(
             "GGUF",
@@ -397,8 +405,8 @@ fn read_rope(
             format!("rope_freqs.weight: wanted {} values, got {}", n_rot / 2, factors.len()),
         ));
     }
-    let base_local = numbers.float(Hp::RopeBaseLocal)?.unwrap_or(base);
-    if !(base > 0.0 && base_local > 0.0) {
+    let base_local = numbers.float(Hp::RopeBaseLocal)?;
+    if base <= 0.0 || base_local.is_some_and(|b| b <= 0.0) {
         return Err(numbers.wrong(Hp::RopeBase, "a positive float"));
     }
     let scale = rope_scale(numbers.gguf, numbers.family.arch)?;

@@ -292,12 +292,9 @@ impl<'m> Planner<'m> {
         };
         let n_layer = self.model.hparams().n_layer;
         let windows = (0..n_layer).any(|il| self.window(il).is_some());
-        if windows && rope.base_local != rope.base {
-            let local = RopeSpec { base: rope.base_local, scale: 1.0, factors: None, ..global.clone() };
-            self.ropes = vec![global, local];
-        } else {
-            self.ropes = vec![global];
-        }
+        let local = rope.base_local.filter(|_| windows);
+        let local = local.map(|base| RopeSpec { base, scale: 1.0, factors: None, ..global.clone() });
+        self.ropes = [Some(global), local].into_iter().flatten().collect();
         self.ops.extend((0..self.ropes.len()).map(|table| Op::RopeTable { table }));
     }
 
@@ -343,15 +340,19 @@ impl<'m> Planner<'m> {
 
     /// Both sublayers read the same x; it changes only after both.
     fn parallel_block(&mut self, il: usize) -> Result<()> {
-        let second = ["ffn_norm", "attn_norm_2"].map(|name| format!("blk.{il}.{name}"));
-        let second = second.into_iter().find(|n| self.model.vector(&format!("{n}.weight")).is_some());
-        self.norm(&format!("blk.{il}.attn_norm"), self.x, self.n)?;
+        let at = |name: &str| format!("blk.{il}.{name}");
+        let there = |name: &str| self.model.vector(&at(&format!("{name}.weight"))).is_some();
+        let (first, second) = match (there("attn_norm_2"), there("ffn_norm")) {
+            (true, _) => ("attn_norm_2", Some("attn_norm")), // Falcon-40B: attention reads the 2nd
+            (false, true) => ("attn_norm", Some("ffn_norm")),
+            (false, false) => ("attn_norm", None),
+        };
+        self.norm(&at(first), self.x, self.n)?;
         self.attention(il, self.n)?;
-        if let Some(name) = second {
-            self.norm(&name, self.x, self.n)?;
+        if let Some(second) = second {
+            self.norm(&at(second), self.x, self.n)?;
         }
-        let n_embd = self.model.hparams().n_embd;
-        let z = self.buffer("z", n_embd, BufKind::F32, false);
+        let z = self.buffer("z", self.model.hparams().n_embd, BufKind::F32, false);
         self.feed_forward(il, self.n, z)?;
         self.ops.push(Op::Add { into: self.x, from: self.y });
         self.ops.push(Op::Add { into: self.x, from: z });
@@ -403,7 +404,8 @@ impl<'m> Planner<'m> {
         }
         self.ops.push(Op::WriteKv { layer: il, buf: qkv, k_col, v_col });
         let slopes = match block.position {
-            Position::Alibi => alibi_slopes(hp.n_head, hp.alibi_max),
+            Position::Alibi => alibi_slopes(hp.n_head, hp.alibi_max, 1.0),
+            Position::AlibiThenScale => alibi_slopes(hp.n_head, hp.alibi_max, hp.score_scale),
             _ => Vec::new(),
         };
         self.ops.push(Op::Attend(Attend {
@@ -504,9 +506,9 @@ fn wrong_shape(name: &str, wanted: (usize, usize), got: (usize, usize)) -> crate
 
 /// ALiBi slopes (Press et al. 2022): with P the largest power of two up to n_head, heads below P
 /// take 2^(-max (h+1) / P), the rest take every other slope of a list twice as long.
-fn alibi_slopes(n_head: usize, max: f32) -> Vec<f32> {
+fn alibi_slopes(n_head: usize, max: f32, scale: f32) -> Vec<f32> {
     let p = 1usize << n_head.ilog2();
-    let slope = |exponent: f64| crate::kernel::math::exp2(exponent) as f32;
+    let slope = |exponent: f64| scale * crate::kernel::math::exp2(exponent) as f32;
     (0..n_head)
         .map(|h| match h {
             h if h < p => slope(-f64::from(max) * (h + 1) as f64 / p as f64),
