@@ -332,7 +332,7 @@ pub const OPT: Family = Family {
     tensors: &[
         row("embed_tokens.weight", "token_embd.weight", Keep, Required),
         row("embed_positions.weight", "position_embd.weight", DropRows(2), Required),
-        row("project_in.weight", "token_embd_proj.weight", Keep, Optional),
+        row("project_in.weight", "project_in.weight", Keep, Optional),
         row("layers.{}.self_attn_layer_norm.weight", "blk.{}.attn_norm.weight", Keep, Optional),
         row("layers.{}.self_attn_layer_norm.bias", "blk.{}.attn_norm.bias", Keep, Optional),
         row("layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight", Keep, Required),
@@ -351,7 +351,7 @@ pub const OPT: Family = Family {
         row("layers.{}.fc2.bias", "blk.{}.ffn_down.bias", Keep, Optional),
         row("final_layer_norm.weight", "output_norm.weight", Keep, Optional),
         row("final_layer_norm.bias", "output_norm.bias", Keep, Optional),
-        row("project_out.weight", "output_proj.weight", Keep, Optional),
+        row("project_out.weight", "project_out.weight", Keep, Optional),
         row("lm_head.weight", "output.weight", Keep, Head),
     ],
     ignored: &[],
