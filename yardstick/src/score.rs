@@ -78,6 +78,23 @@ pub fn llama(context: &mut Context, windows: &[Vec<u32>]) -> Result<Scores> {
     Ok(scores)
 }
 
+/// What pith says about each window, every window from an empty context.
+///
+/// # Errors
+/// What [`pith::Session::eval_all`] says.
+pub fn pith(session: &mut pith::Session<'_>, windows: &[Vec<u32>]) -> Result<Scores> {
+    let mut scores = Scores::default();
+    let n_vocab = session.model().hparams().n_vocab;
+    for ids in windows {
+        session.truncate(0, 0);
+        let mut logits = Vec::with_capacity(ids.len() * n_vocab);
+        let all = session.eval_all(0, ids, |_, some| logits.extend_from_slice(some));
+        all.map_err(|e| e.to_string())?;
+        scores.push(ids, &logits, n_vocab);
+    }
+    Ok(scores)
+}
+
 /// Writes `PREFIX.ids` (all windows, one after the other) and `PREFIX.top1`: u32, little-endian.
 pub fn write(prefix: &Path, windows: &[Vec<u32>], scores: &Scores) -> io::Result<()> {
     let le_bytes = |ids: &mut dyn Iterator<Item = u32>| -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Tokens per second of llama.cpp, measured as its own llama-bench does: the prompt in one call with
+//! Tokens per second of llama.cpp and of pith, measured as its own llama-bench does: the prompt in one call with
 //! logits for its last token; generation one token a call, from an empty context, fixed ids.
 
 use std::time::Instant;
@@ -26,6 +26,32 @@ pub fn generation(context: &mut Context, n_gen: usize) -> Result<f64> {
     let start = Instant::now();
     for &id in &ids {
         context.decode(&[id], Logits::Last)?;
+    }
+    Ok(n_gen as f64 / start.elapsed().as_secs_f64())
+}
+
+/// As [`prompt`], by pith.
+///
+/// # Errors
+/// What [`pith::Session::eval`] says.
+pub fn pith_prompt(session: &mut pith::Session<'_>, n_prompt: usize) -> Result<f64> {
+    let ids = ids(n_prompt, session.model().hparams().n_vocab);
+    session.truncate(0, 0);
+    let start = Instant::now();
+    session.eval(0, &ids).map_err(|e| e.to_string())?;
+    Ok(n_prompt as f64 / start.elapsed().as_secs_f64())
+}
+
+/// As [`generation`], by pith.
+///
+/// # Errors
+/// What [`pith::Session::eval`] says.
+pub fn pith_generation(session: &mut pith::Session<'_>, n_gen: usize) -> Result<f64> {
+    let ids = ids(n_gen, session.model().hparams().n_vocab);
+    session.truncate(0, 0);
+    let start = Instant::now();
+    for &id in &ids {
+        session.eval(0, &[id]).map_err(|e| e.to_string())?;
     }
     Ok(n_gen as f64 / start.elapsed().as_secs_f64())
 }

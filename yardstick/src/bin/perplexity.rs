@@ -1,7 +1,9 @@
-//! Perplexity of a GGUF model on the first tokens of a text, by llama.cpp.
+//! Perplexity of a GGUF model on the first tokens of a text, by llama.cpp and by pith, and how often
+//! they name the same next token.
 
 use std::path::{Path, PathBuf};
 
+use pith::session::Options;
 use yardstick::args::Args;
 use yardstick::llama::{Load, Model};
 use yardstick::score;
@@ -22,16 +24,23 @@ fn main() -> Result<(), String> {
     }
 
     let text = std::fs::read_to_string(&text).map_err(|e| format!("{text}: {e}"))?;
-    let model = Model::load(Path::new(&model), Load { repack, ..Load::default() })?;
+    let path = Path::new(&model);
+    let model = Model::load(path, Load { repack, ..Load::default() })?;
     let mut ids = model.tokenize(&text, false, false)?;
     ids.truncate(n_tokens);
     let windows = score::windows(&ids, n_ctx, model.bos_to_add());
     let scores = score::llama(&mut model.context(n_ctx, n_threads)?, &windows)?;
+    println!("{} predictions in {} windows of {n_ctx}", scores.log_probs.len(), windows.len());
+    println!("llama.cpp: perplexity {:.4}", scores.perplexity());
+    let model = pith::Model::open(path).map_err(|e| e.to_string())?;
+    let options = Options { n_ctx, n_threads, n_logits: 64, ..Options::default() };
+    let mut session = pith::Session::new(&model, &options).map_err(|e| e.to_string())?;
+    let ours = score::pith(&mut session, &windows)?;
     println!(
-        "llama.cpp: perplexity {:.4} over {} predictions in {} windows of {n_ctx}",
-        scores.perplexity(),
-        scores.log_probs.len(),
-        windows.len()
+        "pith:      perplexity {:.4} ({:+.3} %), top-1 agreement {:.2} %",
+        ours.perplexity(),
+        100.0 * (ours.perplexity() / scores.perplexity() - 1.0),
+        100.0 * ours.top1_agreement(&scores)
     );
     if let Some(prefix) = out {
         score::write(&prefix, &windows, &scores)
