@@ -1,15 +1,22 @@
 //! A file's bytes: memory-mapped, or owned. The one place that maps files.
 #![allow(unsafe_code)]
 
-use std::{fs::File, ops::Deref, path::Path};
+use std::{
+    fs::{self, File},
+    ops::Deref,
+    path::Path,
+};
 
 use crate::{Error, Result};
 
 /// The bytes of a file, read-only and shared between threads.
 ///
-/// A map shows the file as it is: if another process shortens it while it is in use, the system
-/// ends this process (SIGBUS); if it changes the file's contents, results change. Files that pith
-/// writes are put in place whole by a rename, which leaves existing maps alone.
+/// A map shows the file as it is. If another process shortens the file while it is mapped, reading
+/// past the new end makes the system end this process (SIGBUS); if it writes into the file, what
+/// was checked when the file was parsed may no longer hold, and Rust's promise that bytes behind a
+/// `&[u8]` stay the same is broken. No program can rule that out, so it is asked of whoever owns
+/// the file: replace a model by a rename, as pith's own writer does, which leaves existing maps
+/// with the old contents; or read the file into memory and use [`Bytes::from_vec`].
 pub struct Bytes(Inner);
 
 enum Inner {
@@ -23,16 +30,20 @@ impl Bytes {
     /// # Errors
     /// The file can't be opened or mapped, or it is no regular file.
     pub fn map(path: &Path) -> Result<Bytes> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let metadata = file.metadata().map_err(Error::io("read the size of", path))?;
-        if !metadata.is_file() {
+        // Asked before opening: opening a named pipe waits for a writer, maybe for ever.
+        let kind = fs::metadata(path).map_err(Error::io("open", path))?;
+        if !kind.is_file() {
             return Err(Error::Invalid(format!("{} is not a regular file", path.display())));
         }
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let metadata = file.metadata().map_err(Error::io("read the size of", path))?;
         if metadata.len() == 0 {
             return Ok(Bytes::from_vec(Vec::new())); // an empty map is an error to the system
         }
-        // SAFETY: the map is read-only and only read through `&[u8]`. That the file doesn't
-        // shrink or change meanwhile can't be checked here; the type's documentation states it.
+        // SAFETY: the map is private to `Bytes`, which only ever gives it out as `&[u8]`, so that
+        // nothing in this process writes to it, and it lives as long as any borrow of it. That no
+        // other process shortens or changes the file can't be checked here or anywhere: it is the
+        // condition in the type's documentation.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Bytes(Inner::Mapped(map)))
     }
@@ -51,5 +62,43 @@ impl Deref for Bytes {
             Inner::Mapped(map) => map,
             Inner::Owned(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_what_the_file_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some");
+        fs::write(&path, b"abc").unwrap();
+        assert_eq!(*Bytes::map(&path).unwrap(), *b"abc");
+        fs::write(&path, b"").unwrap();
+        assert!(Bytes::map(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_map_keeps_the_contents_that_a_rename_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, new) = (folder.path().join("model"), folder.path().join("new"));
+        fs::write(&path, b"old").unwrap();
+        fs::write(&new, b"").unwrap();
+        let map = Bytes::map(&path).unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(*map, *b"old");
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_with_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let fault = |path: &Path| Bytes::map(path).err().unwrap().to_string();
+        let absent = folder.path().join("absent");
+        assert!(fault(&absent).starts_with(&format!("cannot open {}: ", absent.display())));
+        assert_eq!(
+            fault(folder.path()),
+            format!("{} is not a regular file", folder.path().display())
+        );
     }
 }

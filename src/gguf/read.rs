@@ -1,181 +1,14 @@
-//! The reader: one pass over keys and tensor headers checks all that later code relies on. Every
-//! count is bounded by the bytes that are left before anything is allocated for it.
+//! The reader: one pass over keys and tensor headers checks all that later code relies on.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 use super::{
-    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_DIMS, MAX_KEY, MAX_NAME, Type,
+    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_DIMS, MAX_KEY, MAX_KEYS, MAX_NAME,
+    MAX_TENSORS, Value,
+    cursor::{Cursor, fault_at, within},
+    n_bytes, shown,
 };
 use crate::{Error, Result, quant::Format};
-
-/// How deep arrays may lie in arrays.
-const MAX_DEPTH: usize = 4;
-
-/// A metadata value.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
-pub enum Value<'a> {
-    U8(u8),
-    I8(i8),
-    U16(u16),
-    I16(i16),
-    U32(u32),
-    I32(i32),
-    F32(f32),
-    Bool(bool),
-    String(&'a str),
-    Array(Array<'a>),
-    U64(u64),
-    I64(i64),
-    F64(f64),
-}
-
-impl<'a> Value<'a> {
-    /// Any non-negative whole number.
-    pub fn as_u64(&self) -> Option<u64> {
-        self.as_i128().and_then(|v| u64::try_from(v).ok())
-    }
-
-    /// Any whole number that fits.
-    pub fn as_i64(&self) -> Option<i64> {
-        self.as_i128().and_then(|v| i64::try_from(v).ok())
-    }
-
-    fn as_i128(&self) -> Option<i128> {
-        Some(match *self {
-            Value::U8(v) => v.into(),
-            Value::I8(v) => v.into(),
-            Value::U16(v) => v.into(),
-            Value::I16(v) => v.into(),
-            Value::U32(v) => v.into(),
-            Value::I32(v) => v.into(),
-            Value::U64(v) => v.into(),
-            Value::I64(v) => v.into(),
-            _ => return None,
-        })
-    }
-
-    /// A float of either width.
-    pub fn as_f32(&self) -> Option<f32> {
-        match *self {
-            Value::F32(v) => Some(v),
-            Value::F64(v) => Some(v as f32),
-            _ => None,
-        }
-    }
-
-    /// A flag.
-    pub fn as_bool(&self) -> Option<bool> {
-        match *self {
-            Value::Bool(v) => Some(v),
-            _ => None,
-        }
-    }
-
-    /// A string.
-    pub fn as_str(&self) -> Option<&'a str> {
-        match *self {
-            Value::String(v) => Some(v),
-            _ => None,
-        }
-    }
-
-    /// An array.
-    pub fn as_array(&self) -> Option<&Array<'a>> {
-        match self {
-            Value::Array(v) => Some(v),
-            _ => None,
-        }
-    }
-
-    /// The value's type.
-    pub fn value_type(&self) -> Type {
-        match self {
-            Value::U8(_) => Type::U8,
-            Value::I8(_) => Type::I8,
-            Value::U16(_) => Type::U16,
-            Value::I16(_) => Type::I16,
-            Value::U32(_) => Type::U32,
-            Value::I32(_) => Type::I32,
-            Value::F32(_) => Type::F32,
-            Value::Bool(_) => Type::Bool,
-            Value::String(_) => Type::String,
-            Value::Array(_) => Type::Array,
-            Value::U64(_) => Type::U64,
-            Value::I64(_) => Type::I64,
-            Value::F64(_) => Type::F64,
-        }
-    }
-}
-
-/// An array of values: a view of bytes that were checked when the file was parsed.
-#[derive(Clone, PartialEq)]
-pub struct Array<'a> {
-    element: Type,
-    len: usize,
-    bytes: &'a [u8],
-}
-
-impl<'a> Array<'a> {
-    /// Type of the elements.
-    pub fn element_type(&self) -> Type {
-        self.element
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The elements in order.
-    pub fn values(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
-        let (element, mut cursor) = (self.element, Cursor::new(self.bytes));
-        // Parsing checked every element, so that `None` only comes after the last.
-        (0..self.len).map_while(move |_| cursor.value(element, 0).ok())
-    }
-
-    /// The elements, if they are strings.
-    pub fn strings(&self) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
-        let strings = self.values().filter_map(|v| v.as_str());
-        (self.element == Type::String).then_some(strings)
-    }
-
-    /// The elements, if they are floats.
-    pub fn f32s(&self) -> Option<impl Iterator<Item = f32> + use<'a>> {
-        let floats = self.values().filter_map(|v| v.as_f32());
-        matches!(self.element, Type::F32 | Type::F64).then_some(floats)
-    }
-
-    /// The elements, if they are whole numbers of any width.
-    pub fn i64s(&self) -> Option<impl Iterator<Item = i64> + use<'a>> {
-        use Type::{Array, Bool, F32, F64, String};
-        let integers = self.values().map(|v| v.as_i64().unwrap_or(i64::MAX));
-        (!matches!(self.element, F32 | F64 | Bool | String | Array)).then_some(integers)
-    }
-
-    /// The elements, if they are flags.
-    pub fn bools(&self) -> Option<impl Iterator<Item = bool> + use<'a>> {
-        let flags = self.values().filter_map(|v| v.as_bool());
-        (self.element == Type::Bool).then_some(flags)
-    }
-}
-
-/// Long arrays are cut short.
-impl fmt::Debug for Array<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut list = f.debug_list();
-        list.entries(self.values().take(8));
-        if self.len > 8 {
-            list.entry(&format_args!("... {} in all", self.len));
-        }
-        list.finish()
-    }
-}
 
 /// A tensor in the file.
 #[derive(Clone, Debug)]
@@ -190,7 +23,7 @@ pub struct Tensor<'a> {
     pub n_dims: u32,
     /// Where its data begins in the file.
     pub offset: u64,
-    /// Its data.
+    /// Its data: [`Tensor::n_rows`] rows of [`Format::row_bytes`] bytes.
     pub data: &'a [u8],
 }
 
@@ -206,7 +39,16 @@ impl Tensor<'_> {
     }
 }
 
-/// A parsed file.
+/// A parsed file. What it holds is sound in itself:
+///
+/// - keys and tensor names are unique, UTF-8 and not empty; there are at most 65,536 keys and
+///   131,072 tensors;
+/// - strings are UTF-8, flags are 0 or 1, arrays lie at most 4 deep;
+/// - a tensor has 1 to 4 dimensions of at least 1, whose product times 4 fits 64 bits, in whole
+///   blocks of a known [`Format`];
+/// - tensors' data is aligned, inside the file and apart from all other tensors'.
+///
+/// What the keys mean, and which tensors there should be, is for a model to check.
 #[derive(Clone, Debug)]
 pub struct Gguf<'a> {
     version: u32,
@@ -224,17 +66,25 @@ impl<'a> Gguf<'a> {
     /// The first rule that the file breaks, with its byte offset and the key or tensor.
     pub fn parse(bytes: &'a [u8]) -> Result<Gguf<'a>> {
         let mut cursor = Cursor::new(bytes);
-        let version = cursor.header()?;
-        let n_tensors = cursor.count("tensor count", 8 + 4 + 8 + 4 + 8)?;
-        let n_keys = cursor.count("key count", 8 + 4 + 1)?;
-        let (metadata, keys) = cursor.metadata(n_keys)?;
+        let version = version(&mut cursor)?;
+        let n_tensors = count(&mut cursor, "tensor count", 8 + 1 + 4 + 8 + 4 + 8, MAX_TENSORS)?;
+        let n_keys = count(&mut cursor, "key count", 8 + 1 + 4 + 1, MAX_KEYS)?;
+        let (metadata, keys) = metadata(&mut cursor, n_keys)?;
         let alignment = match keys.get(ALIGNMENT_KEY) {
             None => DEFAULT_ALIGNMENT,
             Some(&i) => alignment(&metadata[i].1)?,
         };
-        let headers = cursor.headers(n_tensors)?;
+        let headers = (0..n_tensors).map(|i| header(&mut cursor, i)).collect::<Result<Vec<_>>>()?;
         let start = cursor.at.next_multiple_of(alignment as usize);
-        let (tensors, names) = place(bytes, headers, start, alignment)?;
+        let mut tensors = Vec::with_capacity(n_tensors);
+        let mut names = HashMap::with_capacity(n_tensors);
+        for header in headers {
+            if names.insert(header.name, tensors.len()).is_some() {
+                return Err(header.fault("the name occurs twice"));
+            }
+            tensors.push(header.place(bytes, start, alignment)?);
+        }
+        check_apart(&tensors)?;
         Ok(Gguf { version, alignment, metadata, tensors, keys, names })
     }
 
@@ -279,9 +129,25 @@ impl<'a> Gguf<'a> {
     /// A non-negative whole number that must be there.
     ///
     /// # Errors
-    /// The key is absent or has another type.
+    /// The key is absent, has another type or a negative value.
     pub fn require_u64(&self, key: &str) -> Result<u64> {
-        self.require(key, "a whole number", Value::as_u64)
+        self.require(key, "a whole number of at least 0", Value::as_u64)
+    }
+
+    /// A float that must be there.
+    ///
+    /// # Errors
+    /// The key is absent or has another type.
+    pub fn require_f32(&self, key: &str) -> Result<f32> {
+        self.require(key, "a float", Value::as_f32)
+    }
+
+    /// A flag that must be there.
+    ///
+    /// # Errors
+    /// The key is absent or has another type.
+    pub fn require_bool(&self, key: &str) -> Result<bool> {
+        self.require(key, "a flag", Value::as_bool)
     }
 
     fn require<T>(
@@ -292,10 +158,61 @@ impl<'a> Gguf<'a> {
     ) -> Result<T> {
         let value = self.get(key);
         value.and_then(of).ok_or_else(|| {
-            let got = value.map_or_else(|| "nothing".into(), |v| format!("{v:?}"));
+            let got = value.map_or_else(|| "no such key".into(), Value::brief);
             Error::malformed("GGUF", format!("key {key}: wanted {wanted}, got {got}"))
         })
     }
+}
+
+/// Magic and version.
+fn version(cursor: &mut Cursor) -> Result<u32> {
+    let magic: [u8; 4] = cursor.array()?;
+    if magic != MAGIC {
+        let fault = format!("wanted the magic \"GGUF\", got {magic:02x?}; convert the model first");
+        return Err(fault_at(0, fault));
+    }
+    match cursor.u32()? {
+        version @ (2 | 3) => Ok(version),
+        v if v != 0 && v & 0xffff == 0 => Err(Error::Unsupported(format!(
+            "the version field reads as {v:#010x}: a big-endian GGUF file; make it little-endian \
+             with gguf-convert-endian of the Python package gguf"
+        ))),
+        v => Err(Error::Unsupported(format!(
+            "GGUF version {v}; pith reads 2 and 3: convert the model again"
+        ))),
+    }
+}
+
+/// A count of keys or tensors.
+fn count(cursor: &mut Cursor, what: &str, min_bytes: usize, most: usize) -> Result<usize> {
+    let at = cursor.at;
+    let count = cursor.count(what, min_bytes)?;
+    if count > most {
+        return Err(fault_at(at, format!("{what} is {count}, pith reads at most {most}")));
+    }
+    Ok(count)
+}
+
+type Metadata<'a> = (Vec<(&'a str, Value<'a>)>, HashMap<&'a str, usize>);
+
+fn metadata<'a>(cursor: &mut Cursor<'a>, n_keys: usize) -> Result<Metadata<'a>> {
+    let mut metadata = Vec::with_capacity(n_keys);
+    let mut keys = HashMap::with_capacity(n_keys);
+    for i in 0..n_keys {
+        let at = cursor.at;
+        let key = cursor.string().map_err(|e| within(format_args!("key {i}"))(e))?;
+        if key.is_empty() || key.len() > MAX_KEY {
+            let fault = format!("key {i} has {} bytes, wanted 1 to {MAX_KEY}", key.len());
+            return Err(fault_at(at, fault));
+        }
+        let value = cursor.value_type().and_then(|of| cursor.value(of, 0));
+        let value = value.map_err(|e| within(format_args!("key {}", shown(key)))(e))?;
+        if keys.insert(key, i).is_some() {
+            return Err(fault_at(at, format!("key {} occurs twice", shown(key))));
+        }
+        metadata.push((key, value));
+    }
+    Ok((metadata, keys))
 }
 
 fn alignment(value: &Value) -> Result<u32> {
@@ -303,284 +220,98 @@ fn alignment(value: &Value) -> Result<u32> {
         Value::U32(a) if a.is_power_of_two() && a <= MAX_ALIGNMENT => Ok(a),
         ref value => Err(Error::malformed(
             "GGUF",
-            format!("{ALIGNMENT_KEY}: wanted a u32 power of two up to {MAX_ALIGNMENT}, got {value:?}"),
+            format!(
+                "key {ALIGNMENT_KEY}: wanted a power of two up to {MAX_ALIGNMENT} as U32, got {}",
+                value.brief()
+            ),
         )),
     }
 }
 
 /// What a tensor header says, before its data is known to be there.
 struct Header<'a> {
+    /// Where the header begins in the file.
+    at: usize,
     name: &'a str,
     format: Format,
     dims: [u64; MAX_DIMS],
     n_dims: u32,
+    /// Where the data begins, counted from the first tensor's.
     relative: u64,
     n_bytes: u64,
 }
 
-type Placed<'a> = (Vec<Tensor<'a>>, HashMap<&'a str, usize>);
+/// Reads the header of tensor `i`.
+fn header<'a>(cursor: &mut Cursor<'a>, i: usize) -> Result<Header<'a>> {
+    let at = cursor.at;
+    let name = cursor.string().map_err(|e| within(format_args!("name of tensor {i}"))(e))?;
+    if name.is_empty() || name.len() > MAX_NAME {
+        let fault = format!("name of tensor {i} has {} bytes, wanted 1 to {MAX_NAME}", name.len());
+        return Err(fault_at(at, fault));
+    }
+    shape(cursor, at, name).map_err(|e| within(format_args!("tensor {}", shown(name)))(e))
+}
 
-/// Finds each tensor's data: aligned, inside the file, apart from all others.
-fn place<'a>(
-    bytes: &'a [u8],
-    headers: Vec<Header<'a>>,
-    start: usize,
-    alignment: u32,
-) -> Result<Placed<'a>> {
-    let mut tensors = Vec::with_capacity(headers.len());
-    let mut names = HashMap::with_capacity(headers.len());
-    for header in headers {
-        let Header { name, format, dims, n_dims, relative, n_bytes } = header;
-        let fault = |fault: String| Error::malformed("GGUF", format!("tensor {name}: {fault}"));
-        if relative % u64::from(alignment) != 0 {
-            return Err(fault(format!("offset {relative} is no multiple of alignment {alignment}")));
+/// What follows a tensor's name.
+fn shape<'a>(cursor: &mut Cursor<'a>, at: usize, name: &'a str) -> Result<Header<'a>> {
+    let n_dims = cursor.u32()?;
+    if n_dims == 0 || n_dims as usize > MAX_DIMS {
+        return Err(fault_at(at, format!("{n_dims} dimensions, wanted 1 to {MAX_DIMS}")));
+    }
+    let mut dims = [1; MAX_DIMS];
+    for dim in &mut dims[..n_dims as usize] {
+        *dim = cursor.u64()?;
+    }
+    let id = cursor.u32()?;
+    let format = Format::from_id(id).ok_or_else(|| unknown_format(at, id))?;
+    let relative = cursor.u64()?;
+    let n_bytes = n_bytes(format, &dims[..n_dims as usize]).map_err(|fault| fault_at(at, fault))?;
+    Ok(Header { at, name, format, dims, n_dims, relative, n_bytes })
+}
+
+impl<'a> Header<'a> {
+    fn fault(&self, fault: &str) -> Error {
+        fault_at(self.at, format!("tensor {}: {fault}", shown(self.name)))
+    }
+
+    /// Finds the tensor's data: aligned, and inside the file.
+    fn place(self, bytes: &'a [u8], start: usize, alignment: u32) -> Result<Tensor<'a>> {
+        let Header { name, format, dims, n_dims, relative, n_bytes, .. } = self;
+        if !relative.is_multiple_of(u64::from(alignment)) {
+            let fault = format!("offset {relative} is no multiple of the alignment {alignment}");
+            return Err(self.fault(&fault));
         }
         let offset = relative.checked_add(start as u64);
         let end = offset.and_then(|o| o.checked_add(n_bytes));
         let (Some(offset), Some(end)) = (offset, end.filter(|&end| end <= bytes.len() as u64)) else {
-            return Err(fault(format!(
-                "{n_bytes} bytes at offset {relative} of the data do not fit a file of {} bytes; \
-                 is the file truncated?",
+            return Err(self.fault(&format!(
+                "{n_bytes} bytes at {start} + {relative} lie outside the file of {} bytes; is it \
+                 truncated?",
                 bytes.len()
             )));
         };
-        if names.insert(name, tensors.len()).is_some() {
-            return Err(fault("the name occurs twice".into()));
-        }
         let data = &bytes[offset as usize..end as usize];
-        tensors.push(Tensor { name, format, dims, n_dims, offset, data });
+        Ok(Tensor { name, format, dims, n_dims, offset, data })
     }
+}
+
+/// Checks that no two tensors share a byte.
+fn check_apart(tensors: &[Tensor]) -> Result<()> {
     let mut order: Vec<_> = tensors.iter().collect();
     order.sort_unstable_by_key(|t| t.offset);
     for pair in order.windows(2) {
-        if pair[0].offset + pair[0].data.len() as u64 > pair[1].offset {
-            return Err(Error::malformed(
-                "GGUF",
-                format!("tensors {} and {} overlap", pair[0].name, pair[1].name),
-            ));
+        let (end, next) = (pair[0].offset + pair[0].data.len() as u64, pair[1].offset);
+        if end > next {
+            let (one, other) = (shown(pair[0].name), shown(pair[1].name));
+            let fault = format!("tensor {one} ends at {end}, but tensor {other} begins at {next}");
+            return Err(Error::malformed_at("GGUF", next, fault));
         }
     }
-    Ok((tensors, names))
-}
-
-/// A position in the file; every read is checked.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-type Metadata<'a> = (Vec<(&'a str, Value<'a>)>, HashMap<&'a str, usize>);
-
-impl<'a> Cursor<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Cursor { bytes, at: 0 }
-    }
-
-    fn fault(&self, fault: impl Into<String>) -> Error {
-        Error::malformed_at("GGUF", self.at as u64, fault)
-    }
-
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
-    }
-
-    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        if n > self.left() {
-            return Err(self.fault(format!("wanted {n} bytes, {} are left", self.left())));
-        }
-        let taken = &self.bytes[self.at..][..n];
-        self.at += n;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    /// A count of things of at least `min_bytes` each, which must fit in what is left.
-    fn count(&mut self, what: &str, min_bytes: usize) -> Result<usize> {
-        let at = self.at;
-        let count = self.u64()?;
-        let most = self.left() / min_bytes;
-        usize::try_from(count).ok().filter(|&n| n <= most).ok_or_else(|| {
-            Error::malformed_at(
-                "GGUF",
-                at as u64,
-                format!("{what} is {count}, but the {} bytes left hold at most {most}", self.left()),
-            )
-        })
-    }
-
-    fn string(&mut self, what: &str) -> Result<&'a str> {
-        let len = self.count(&format!("length of {what}"), 1)?;
-        let at = self.at;
-        std::str::from_utf8(self.take(len)?).map_err(|e| {
-            Error::malformed_at("GGUF", (at + e.valid_up_to()) as u64, format!("{what} is not UTF-8"))
-        })
-    }
-
-    fn header(&mut self) -> Result<u32> {
-        let magic: [u8; 4] = self.array()?;
-        if magic != MAGIC {
-            self.at = 0;
-            return Err(self.fault(format!(
-                "wanted the magic \"GGUF\", got {magic:02x?}; convert the model first"
-            )));
-        }
-        let version = self.u32()?;
-        match version {
-            2 | 3 => Ok(version),
-            1 => Err(Error::Unsupported("GGUF version 1; pith reads 2 and 3".into())),
-            v if v.swap_bytes() <= 0xff => Err(Error::Unsupported(format!(
-                "this is a big-endian GGUF file (version {}); pith reads little-endian files: \
-                 convert it with gguf-py's gguf_convert_endian.py",
-                v.swap_bytes()
-            ))),
-            v => Err(Error::Unsupported(format!("GGUF version {v}; pith reads 2 and 3"))),
-        }
-    }
-
-    fn metadata(&mut self, n: usize) -> Result<Metadata<'a>> {
-        let mut metadata = Vec::new();
-        let mut keys = HashMap::new();
-        for i in 0..n {
-            let at = self.at;
-            let key = self.string("a key")?;
-            if key.is_empty() || key.len() > MAX_KEY {
-                self.at = at;
-                return Err(self.fault(format!("key {i} has {} bytes, wanted 1 to 65535", key.len())));
-            }
-            let id = self.u32()?;
-            let value = Type::from_id(id)
-                .ok_or_else(|| self.fault(format!("value type {id} does not exist")))
-                .and_then(|of| self.value(of, 0))
-                .map_err(|e| in_key(e, key))?;
-            if keys.insert(key, metadata.len()).is_some() {
-                self.at = at;
-                return Err(self.fault(format!("key {key} occurs twice")));
-            }
-            metadata.push((key, value));
-        }
-        Ok((metadata, keys))
-    }
-
-    fn value(&mut self, of: Type, depth: usize) -> Result<Value<'a>> {
-        Ok(match of {
-            Type::U8 => Value::U8(self.array::<1>()?[0]),
-            Type::I8 => Value::I8(self.array::<1>()?[0] as i8),
-            Type::U16 => Value::U16(u16::from_le_bytes(self.array()?)),
-            Type::I16 => Value::I16(i16::from_le_bytes(self.array()?)),
-            Type::U32 => Value::U32(self.u32()?),
-            Type::I32 => Value::I32(i32::from_le_bytes(self.array()?)),
-            Type::F32 => Value::F32(f32::from_le_bytes(self.array()?)),
-            Type::U64 => Value::U64(self.u64()?),
-            Type::I64 => Value::I64(i64::from_le_bytes(self.array()?)),
-            Type::F64 => Value::F64(f64::from_le_bytes(self.array()?)),
-            Type::Bool => match self.array::<1>()?[0] {
-                0 => Value::Bool(false),
-                1 => Value::Bool(true),
-                b => return Err(self.fault(format!("a flag is 0 or 1, got {b}"))),
-            },
-            Type::String => Value::String(self.string("a string")?),
-            Type::Array => Value::Array(self.elements(depth)?),
-        })
-    }
-
-    fn elements(&mut self, depth: usize) -> Result<Array<'a>> {
-        if depth == MAX_DEPTH {
-            return Err(self.fault(format!("arrays lie more than {MAX_DEPTH} deep")));
-        }
-        let id = self.u32()?;
-        let element = Type::from_id(id);
-        let element =
-            element.ok_or_else(|| self.fault(format!("element type {id} does not exist")))?;
-        let len = self.count("array length", element.min_bytes())?;
-        let start = self.at;
-        match element {
-            Type::String | Type::Array | Type::Bool => {
-                for _ in 0..len {
-                    self.value(element, depth + 1)?;
-                }
-            }
-            _ => {
-                self.take(len * element.min_bytes())?; // `count` has bounded the product
-            }
-        }
-        Ok(Array { element, len, bytes: &self.bytes[start..self.at] })
-    }
-
-    fn headers(&mut self, n: usize) -> Result<Vec<Header<'a>>> {
-        (0..n).map(|i| self.tensor_header(i)).collect()
-    }
-
-    fn tensor_header(&mut self, i: usize) -> Result<Header<'a>> {
-        let at = self.at;
-        let name = self.string("a tensor name")?;
-        let fault = |fault: String| {
-            Error::malformed_at("GGUF", at as u64, format!("tensor {i} ({name}): {fault}"))
-        };
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(fault(format!("name of {} bytes, wanted 1 to {MAX_NAME}", name.len())));
-        }
-        let n_dims = self.u32()?;
-        if n_dims == 0 || n_dims as usize > MAX_DIMS {
-            return Err(fault(format!("{n_dims} dimensions, wanted 1 to {MAX_DIMS}")));
-        }
-        let mut dims = [1; MAX_DIMS];
-        for dim in &mut dims[..n_dims as usize] {
-            *dim = self.u64()?;
-        }
-        let id = self.u32()?;
-        let format = Format::from_id(id).ok_or_else(|| unknown_format(name, id))?;
-        let relative = self.u64()?;
-        let n_bytes = n_bytes(format, dims).map_err(fault)?;
-        Ok(Header { name, format, dims, n_dims, relative, n_bytes })
-    }
-}
-
-/// Puts the key's name before a fault in its value.
-fn in_key(error: Error, key: &str) -> Error {
-    match error {
-        Error::Malformed { format, fault, offset } => {
-            Error::Malformed { format, fault: format!("key {key}: {fault}"), offset }
-        }
-        error => error,
-    }
-}
-
-/// Bytes of a tensor, or what is wrong with its shape.
-fn n_bytes(format: Format, dims: [u64; MAX_DIMS]) -> std::result::Result<u64, String> {
-    if dims.contains(&0) {
-        return Err(format!("shape {dims:?} has a dimension of 0"));
-    }
-    let [n_in, rows @ ..] = dims;
-    let too_large = || format!("shape {dims:?} overflows");
-    let n_in = usize::try_from(n_in).map_err(|_| too_large())?;
-    if !n_in.is_multiple_of(format.block_len()) {
-        return Err(format!(
-            "rows of {n_in} values are no multiple of {}'s block of {}",
-            format.name(),
-            format.block_len()
-        ));
-    }
-    let row = format.row_bytes(n_in).and_then(|b| u64::try_from(b).ok()).ok_or_else(too_large)?;
-    // The number of values must fit too: other code multiplies the dimensions.
-    dims.iter().try_fold(4u64, |n, &d| n.checked_mul(d)).ok_or_else(too_large)?;
-    rows.iter().try_fold(row, |n, &d| n.checked_mul(d)).ok_or_else(too_large)
+    Ok(())
 }
 
 /// The error for a tensor type that pith doesn't decode, by ggml's name where it has one.
-fn unknown_format(name: &str, id: u32) -> Error {
+fn unknown_format(at: usize, id: u32) -> Error {
     let known = match id {
         9 => "Q8_1",
         15 => "Q8_K",
@@ -600,9 +331,10 @@ fn unknown_format(name: &str, id: u32) -> Error {
         35 => "TQ2_0",
         39 => "MXFP4",
         40 => "NVFP4",
-        _ => {
-            return Error::malformed("GGUF", format!("tensor {name}: type {id} does not exist"));
-        }
+        41 => "Q1_0",
+        _ => return fault_at(at, format!("type {id} does not exist in ggml as pith knows it")),
     };
-    Error::Unsupported(format!("tensor {name} is stored as {known}, which pith does not decode"))
+    Error::Unsupported(format!(
+        "stored as {known} (type {id}), which pith does not decode; get the model in another format"
+    ))
 }

@@ -4,11 +4,14 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_DIMS, Type};
+use super::{
+    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_GGML_NAME, MAX_KEY, MAX_KEYS,
+    MAX_TENSORS, Type, n_bytes,
+};
 use crate::{Error, Result, quant::Format};
 
 /// A metadata value to write.
@@ -84,6 +87,8 @@ struct Declared {
     name: String,
     format: Format,
     dims: Vec<u64>,
+    /// Where its data begins, counted from the first tensor's.
+    offset: u64,
     n_bytes: u64,
 }
 
@@ -94,6 +99,8 @@ pub struct Writer {
     metadata: Vec<u8>,
     names: HashSet<String>,
     tensors: Vec<Declared>,
+    /// Where the next tensor's data begins, counted from the first tensor's.
+    end: u64,
 }
 
 impl Default for Writer {
@@ -104,6 +111,7 @@ impl Default for Writer {
             metadata: Vec::new(),
             names: HashSet::new(),
             tensors: Vec::new(),
+            end: 0,
         }
     }
 }
@@ -130,7 +138,8 @@ impl Writer {
     /// Adds a key.
     ///
     /// # Errors
-    /// The key is empty, is there already, or is `general.alignment` (see [`Writer::new`]).
+    /// The key is empty, longer than 65,535 bytes, there already, or `general.alignment` (see
+    /// [`Writer::new`]); or there are 65,536 keys.
     pub fn set(&mut self, key: &str, value: OwnedValue) -> Result<()> {
         if key == ALIGNMENT_KEY {
             return Err(Error::Invalid(format!("{key} is given to Writer::new")));
@@ -139,8 +148,15 @@ impl Writer {
     }
 
     fn insert(&mut self, key: &str, value: &OwnedValue) -> Result<()> {
-        if key.is_empty() || !self.keys.insert(key.to_string()) {
-            return Err(Error::Invalid(format!("metadata key `{key}` is empty or set twice")));
+        if key.is_empty() || key.len() > MAX_KEY {
+            let fault = format!("a metadata key has {} bytes, wanted 1 to {MAX_KEY}", key.len());
+            return Err(Error::Invalid(fault));
+        }
+        if self.keys.len() == MAX_KEYS {
+            return Err(Error::Invalid(format!("metadata key {key}: over {MAX_KEYS} keys")));
+        }
+        if !self.keys.insert(key.to_string()) {
+            return Err(Error::Invalid(format!("metadata key {key} is set twice")));
         }
         put_string(&mut self.metadata, key);
         value.put(&mut self.metadata);
@@ -151,23 +167,32 @@ impl Writer {
     /// [`Writer::create`], in the order of the declarations.
     ///
     /// # Errors
-    /// The name is empty or taken, or rows of `dims[0]` values are no whole blocks of the format.
+    /// The name is empty, longer than ggml's 63 bytes, or taken; there are not 1 to 4 dimensions of
+    /// at least 1; rows of `dims[0]` values are no whole blocks of the format; the size overflows;
+    /// or there are 131,072 tensors.
     pub fn declare(&mut self, name: &str, format: Format, dims: &[u64]) -> Result<()> {
-        let fault = |fault: &str| Error::Invalid(format!("tensor `{name}` {dims:?}: {fault}"));
-        if name.is_empty() || self.names.contains(name) {
-            return Err(fault("the name is empty or taken"));
+        let fault = |fault: &str| Error::Invalid(format!("tensor {name}: {fault}"));
+        if name.is_empty() || name.len() > MAX_GGML_NAME {
+            let len = name.len();
+            return Err(fault(&format!("the name has {len} bytes, wanted 1 to {MAX_GGML_NAME}")));
         }
-        if dims.is_empty() || dims.len() > MAX_DIMS || dims.contains(&0) {
-            return Err(fault("wanted 1 to 4 positive dimensions"));
+        if self.names.contains(name) {
+            return Err(fault("declared twice"));
         }
-        let row = usize::try_from(dims[0]).ok().and_then(|n_in| format.row_bytes(n_in));
-        let row = row.ok_or_else(|| {
-            fault(&format!("a row is no whole number of {} blocks", format.name()))
-        })?;
-        let n_bytes = dims[1..].iter().try_fold(row as u64, |n, &d| n.checked_mul(d));
-        let n_bytes = n_bytes.ok_or_else(|| fault("its size overflows"))?;
+        if self.tensors.len() == MAX_TENSORS {
+            return Err(fault(&format!("over {MAX_TENSORS} tensors")));
+        }
+        let n_bytes = n_bytes(format, dims).map_err(|e| fault(&e))?;
+        let offset = self.end;
+        // Half of all 64 bits leaves room for what comes before the data.
+        let end = offset
+            .checked_add(n_bytes)
+            .and_then(|end| end.checked_next_multiple_of(u64::from(self.alignment)))
+            .filter(|&end| end <= u64::MAX / 2);
+        self.end = end.ok_or_else(|| fault("the file's size overflows"))?;
         self.names.insert(name.to_string());
-        self.tensors.push(Declared { name: name.into(), format, dims: dims.to_vec(), n_bytes });
+        let (name, dims) = (name.to_string(), dims.to_vec());
+        self.tensors.push(Declared { name, format, dims, offset, n_bytes });
         Ok(())
     }
 
@@ -177,8 +202,7 @@ impl Writer {
     /// The file can't be created or written.
     pub fn create(self, path: &Path) -> Result<OpenWriter> {
         let head = self.head();
-        let temporary = Temporary::beside(path)?;
-        let file = File::create_new(&temporary.0).map_err(Error::io("create", &temporary.0))?;
+        let (file, temporary) = Temporary::beside(path)?;
         let mut writer = OpenWriter {
             file: BufWriter::with_capacity(1 << 20, file),
             temporary,
@@ -200,14 +224,12 @@ impl Writer {
         out.extend((self.tensors.len() as u64).to_le_bytes());
         out.extend((self.keys.len() as u64).to_le_bytes());
         out.extend(&self.metadata);
-        let mut offset = 0u64;
         for tensor in &self.tensors {
             put_string(&mut out, &tensor.name);
             out.extend((tensor.dims.len() as u32).to_le_bytes());
             tensor.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
             out.extend((tensor.format as u32).to_le_bytes());
-            out.extend(offset.to_le_bytes());
-            offset = (offset + tensor.n_bytes).next_multiple_of(u64::from(self.alignment));
+            out.extend(tensor.offset.to_le_bytes());
         }
         out
     }
@@ -232,13 +254,12 @@ impl OpenWriter {
     /// # Errors
     /// Another tensor is next, the length is wrong, or the file can't be written.
     pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
-        if let Some(tensor) = self.tensors.get(self.current)
-            && tensor.n_bytes != data.len() as u64
-        {
+        let n_bytes = self.next(name)?;
+        if self.written != 0 || n_bytes != data.len() as u64 {
             return Err(Error::Invalid(format!(
-                "tensor {name}: wanted {} bytes, got {}",
-                tensor.n_bytes,
-                data.len()
+                "tensor {name}: wanted {n_bytes} bytes, got {} after {}",
+                data.len(),
+                self.written
             )));
         }
         self.append(name, data)
@@ -249,12 +270,7 @@ impl OpenWriter {
     /// # Errors
     /// Another tensor is next, the piece is too long, or the file can't be written.
     pub fn append(&mut self, name: &str, piece: &[u8]) -> Result<()> {
-        let next = self.tensors.get(self.current);
-        let Some(tensor) = next.filter(|t| t.name == name) else {
-            let next = next.map_or("no more tensors", |t| &t.name);
-            return Err(Error::Invalid(format!("data for tensor {name}, but next is {next}")));
-        };
-        let (n_bytes, written) = (tensor.n_bytes, self.written + piece.len() as u64);
+        let (n_bytes, written) = (self.next(name)?, self.written + piece.len() as u64);
         if written > n_bytes {
             return Err(Error::Invalid(format!(
                 "tensor {name}: wanted {n_bytes} bytes, got {written} or more"
@@ -269,27 +285,36 @@ impl OpenWriter {
         Ok(())
     }
 
+    /// Size in bytes of the tensor whose data comes next, if that is `name`.
+    fn next(&self, name: &str) -> Result<u64> {
+        match self.tensors.get(self.current) {
+            Some(tensor) if tensor.name == name => Ok(tensor.n_bytes),
+            next => {
+                let next = next.map_or("the end of the file", |t| &t.name);
+                Err(Error::Invalid(format!("data for tensor {name}, but next is {next}")))
+            }
+        }
+    }
+
     /// Syncs the file and puts it in its place; returns its size.
     ///
     /// # Errors
     /// A tensor's data is missing, or the file can't be written or renamed.
     pub fn finish(mut self) -> Result<u64> {
         if let Some(tensor) = self.tensors.get(self.current) {
-            return Err(Error::Invalid(format!("data of tensor {} is missing", tensor.name)));
+            let (written, n_bytes) = (self.written, tensor.n_bytes);
+            let fault = format!("tensor {}: {written} of {n_bytes} bytes written", tensor.name);
+            return Err(Error::Invalid(fault));
         }
-        let temporary = &self.temporary.0;
-        self.file.flush().map_err(Error::io("write", temporary))?;
-        self.file.get_ref().sync_all().map_err(Error::io("sync", temporary))?;
-        fs::rename(temporary, &self.path).map_err(Error::io("rename to", &self.path))?;
-        // The rename itself lasts only once the folder is synced. Not every system can do that.
-        if let Ok(folder) = File::open(folder_of(&self.path)) {
-            let _ = folder.sync_all();
-        }
+        self.file.flush().map_err(Error::io("write", self.temporary.path()))?;
+        self.file.get_ref().sync_all().map_err(Error::io("sync", self.temporary.path()))?;
+        self.temporary.rename(&self.path)?;
+        sync_folder(&self.path)?;
         Ok(self.total)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io("write", &self.temporary.0))?;
+        self.file.write_all(bytes).map_err(Error::io("write", self.temporary.path()))?;
         self.total += bytes.len() as u64;
         Ok(())
     }
@@ -301,25 +326,59 @@ impl OpenWriter {
     }
 }
 
-/// A file that is removed when dropped; after the rename there is nothing left to remove.
-struct Temporary(PathBuf);
+/// A file that is removed when dropped, unless it was renamed.
+struct Temporary(Option<PathBuf>);
 
 impl Temporary {
-    /// A name in the same folder, so that the rename stays on one file system.
-    fn beside(path: &Path) -> Result<Temporary> {
+    /// Creates a file in the folder of `path`, so that the rename stays on one file system. A name
+    /// that is taken belongs to another writer, maybe one that was killed: it is left alone.
+    fn beside(path: &Path) -> Result<(File, Temporary)> {
         let name = path.file_name().ok_or_else(|| {
             Error::Invalid(format!("{} names no file to write", path.display()))
         })?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.tmp", std::process::id()));
-        Ok(Temporary(folder_of(path).join(hidden)))
+        let mut attempt = 0u32;
+        loop {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".{}-{attempt}.tmp", std::process::id()));
+            let temporary = folder_of(path).join(hidden);
+            match File::create_new(&temporary) {
+                Ok(file) => return Ok((file, Temporary(Some(temporary)))),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && attempt < 1000 => attempt += 1,
+                Err(e) => return Err(Error::io("create", temporary)(e)),
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn rename(&mut self, to: &Path) -> Result<()> {
+        fs::rename(self.path(), to).map_err(Error::io("rename a temporary file to", to))?;
+        self.0 = None;
+        Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path); // a drop can't report; the worst is a file left over
+        }
+    }
+}
+
+/// Makes a rename in the folder of `path` last through a power cut.
+fn sync_folder(path: &Path) -> Result<()> {
+    if !cfg!(unix) {
+        return Ok(()); // elsewhere a folder can't be opened as a file
+    }
+    let folder = folder_of(path);
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some file systems, networked ones above all, can't sync a folder, and say so.
+        Err(e) if e.kind() != ErrorKind::InvalidInput => Err(Error::io("sync", folder)(e)),
+        _ => Ok(()),
     }
 }
 
