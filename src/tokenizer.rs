@@ -48,7 +48,7 @@ pub struct Encode {
 
 /// A vocabulary that is ready for use.
 pub struct Tokenizer {
-    model: Model,
+    normalizer: Normalizer,
     splitter: Splitter,
     pieces: Pieces,
     kinds: Vec<Kind>,
@@ -66,10 +66,8 @@ pub struct Tokenizer {
     eog: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
-    space_prefix: SpacePrefix,
-    /// Decoding drops the space that `space_prefix` put in front.
+    /// Decoding drops the space that `normalizer.space_prefix` put in front.
     strip_space: bool,
-    nfc: bool,
     ignore_merges: bool,
     fuse_unknown: bool,
 }
@@ -93,7 +91,7 @@ impl Tokenizer {
         check(vocab)?;
         let pieces = pieces(vocab)?;
         let mut tokenizer = Tokenizer {
-            model: vocab.model,
+            normalizer: Normalizer::of(vocab),
             splitter: vocab.splitter,
             kinds: vocab.kinds.clone(),
             merges: merges(vocab, &pieces)?,
@@ -107,10 +105,8 @@ impl Tokenizer {
             eog: sorted(vocab.eog.iter().copied().chain(vocab.eos)),
             add_bos: vocab.add_bos,
             add_eos: vocab.add_eos,
-            space_prefix: vocab.space_prefix,
             strip_space: vocab.model == Model::SentencePiece
                 && vocab.space_prefix != SpacePrefix::Never,
-            nfc: vocab.nfc,
             ignore_merges: vocab.ignore_merges,
             fuse_unknown: vocab.fuse_unknown,
             pieces,
@@ -132,7 +128,7 @@ impl Tokenizer {
             .map(|(kind, id)| {
                 let text = vocab.tokens[id as usize];
                 let text = match normalized.contains(&id) {
-                    true => self.normalize(text).into_owned(),
+                    true => self.normalizer.apply(text).into_owned(),
                     false => text.to_string(),
                 };
                 let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
@@ -193,7 +189,7 @@ impl Tokenizer {
 
     /// The id of the added or special token that is exactly `text`.
     pub fn added_id(&self, text: &str) -> Option<u32> {
-        self.added.id(text).or_else(|| self.added_normalized.id(&self.normalize(text)))
+        self.added.id(text).or_else(|| self.added_normalized.id(&self.normalizer.apply(text)))
     }
 
     /// The bytes that `id` stands for; none for an id that is out of range.
@@ -218,9 +214,22 @@ impl Tokenizer {
         }
         out.ids
     }
+}
 
-    /// The text as the pieces have it. Applied to what lies between added tokens.
-    fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
+/// How text is changed before it is cut into words. Applied to what lies between added tokens.
+#[derive(Clone, Copy)]
+struct Normalizer {
+    model: Model,
+    nfc: bool,
+    space_prefix: SpacePrefix,
+}
+
+impl Normalizer {
+    fn of(vocab: &Vocab<'_>) -> Normalizer {
+        Normalizer { model: vocab.model, nfc: vocab.nfc, space_prefix: vocab.space_prefix }
+    }
+
+    fn apply(self, text: &str) -> Cow<'_, str> {
         match self.model {
             Model::ByteLevel if self.nfc => match is_nfc_quick(text.chars()) {
                 IsNormalized::Yes => Cow::Borrowed(text),
@@ -257,7 +266,7 @@ impl Encoder<'_> {
     /// What lies between two added tokens.
     fn between(&mut self, text: &str, at_start: bool, parse_special: bool) {
         let tokenizer = self.tokenizer;
-        let text = tokenizer.normalize(text);
+        let text = tokenizer.normalizer.apply(text);
         tokenizer.added_normalized.split(&text, parse_special, |part| match part {
             Part::Id(id) => self.ids.push(id),
             Part::Text(range) => self.plain(&text[range.clone()], at_start && range.start == 0),
@@ -266,7 +275,7 @@ impl Encoder<'_> {
 
     /// Text without added tokens.
     fn plain(&mut self, text: &str, at_start: bool) {
-        let prefix = match self.tokenizer.space_prefix {
+        let prefix = match self.tokenizer.normalizer.space_prefix {
             SpacePrefix::Never | SpacePrefix::Every => false,
             SpacePrefix::First => at_start && !text.starts_with(' '),
             SpacePrefix::Missing => !text.starts_with(' '),
@@ -292,7 +301,7 @@ impl Encoder<'_> {
         self.word.clear();
         // The end of an unknown stretch that the next known character closes.
         let mut unknown = None;
-        match tokenizer.model {
+        match tokenizer.normalizer.model {
             Model::ByteLevel => {
                 for (at, &byte) in word.iter().enumerate() {
                     let id = tokenizer.byte_ids[usize::from(byte)];
@@ -330,7 +339,13 @@ impl Encoder<'_> {
     }
 
     /// One character or byte; `None` is one that the vocabulary doesn't have.
-    fn symbol(&mut self, id: Option<u32>, from: usize, to: usize, unknown: &mut Option<(usize, usize)>) {
+    fn symbol(
+        &mut self,
+        id: Option<u32>,
+        from: usize,
+        to: usize,
+        unknown: &mut Option<(usize, usize)>,
+    ) {
         match (id, *unknown) {
             (Some(id), _) => {
                 self.flush(unknown);
@@ -372,7 +387,9 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
     }
     if vocab.kinds.len() != n_vocab {
         let n = vocab.kinds.len();
-        return Err(fault(format!("tokenizer.ggml.token_type has {n} entries for {n_vocab} tokens")));
+        return Err(fault(format!(
+            "tokenizer.ggml.token_type has {n} entries for {n_vocab} tokens"
+        )));
     }
     let scored = vocab.merges.is_none() && vocab.model == Model::SentencePiece;
     if scored && vocab.scores.len() != n_vocab {
@@ -397,10 +414,9 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
             return Err(fault(format!("{key} names token {id}, but there are {n_vocab}")));
         }
     }
-    for (key, wanted, id) in [
-        ("add_bos_token", vocab.add_bos, vocab.bos),
-        ("add_eos_token", vocab.add_eos, vocab.eos),
-    ] {
+    for (key, wanted, id) in
+        [("add_bos_token", vocab.add_bos, vocab.bos), ("add_eos_token", vocab.add_eos, vocab.eos)]
+    {
         if wanted && id.is_none() {
             return Err(fault(format!("tokenizer.ggml.{key} is set, but no such token is named")));
         }
@@ -413,8 +429,13 @@ fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
     let n_bytes = vocab.tokens.iter().map(|t| t.len()).sum();
     let mut pieces = Pieces::with_capacity(vocab.tokens.len(), n_bytes);
     let mut decoded = Vec::new();
+    let normalized: HashSet<usize> = vocab.normalized.iter().map(|&id| id as usize).collect();
     for (id, (&text, kind)) in vocab.tokens.iter().zip(&vocab.kinds).enumerate() {
         match (vocab.model, kind) {
+            // What it swallows in the text, a space in front for one, is what it decodes to.
+            (_, Kind::User | Kind::Control | Kind::Unknown) if normalized.contains(&id) => {
+                pieces.push(Normalizer::of(vocab).apply(text).bytes())?;
+            }
             (_, Kind::Byte) => pieces.push([byte_token(id, text)?])?,
             (Model::SentencePiece, _) => pieces.push(spaces(text).bytes())?,
             (Model::ByteLevel, Kind::Normal) => {
@@ -454,7 +475,9 @@ fn byte_level(text: &str, out: &mut Vec<u8>) {
 fn byte_token(id: usize, text: &str) -> Result<u8> {
     let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
     hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).ok_or_else(|| {
-        fault(format!("token {id} is a byte by its type, but its text is {text:?}; wanted <0x00> to <0xFF>"))
+        fault(format!(
+            "token {id} is a byte by its type, but its text is {text:?}; wanted <0x00> to <0xFF>"
+        ))
     })
 }
 
@@ -491,7 +514,8 @@ fn merges(vocab: &Vocab<'_>, pieces: &Pieces) -> Result<Merges> {
     for (merge, rank) in merges.iter().zip(0u32..) {
         // The first part may begin with a space, so look for the one behind its first character.
         let from = merge.chars().next().map_or(0, char::len_utf8);
-        let Some((a, b)) = merge[from..].split_once(' ').map(|(a, b)| (&merge[..from + a.len()], b))
+        let Some((a, b)) =
+            merge[from..].split_once(' ').map(|(a, b)| (&merge[..from + a.len()], b))
         else {
             return Err(fault(format!("merge {rank} is {merge:?}; wanted two tokens and a space")));
         };
@@ -505,9 +529,9 @@ fn merges(vocab: &Vocab<'_>, pieces: &Pieces) -> Result<Merges> {
         bytes(a, &mut left);
         bytes(b, &mut right);
         let find = |piece: &[u8], what: &str| {
-            pieces.find(piece).ok_or_else(|| {
-                fault(format!("merge {rank}, {merge:?}: its {what} is no token"))
-            })
+            pieces
+                .find(piece)
+                .ok_or_else(|| fault(format!("merge {rank}, {merge:?}: its {what} is no token")))
         };
         let (a, b) = (find(&left, "left part")?, find(&right, "right part")?);
         left.extend_from_slice(&right);

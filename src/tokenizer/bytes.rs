@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn every_byte_has_one_stand_in() {
-        let mut bytes: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
+        let mut bytes: Vec<u8> =
+            (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
         bytes.sort();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
         for c in (0..0x200).filter_map(char::from_u32) {

@@ -68,7 +68,13 @@ impl Word {
     }
 
     /// Merges until no pair is left, then appends the ids to `out`.
-    pub(super) fn merge(&mut self, merges: &Merges, pieces: &Pieces, text: &[u8], out: &mut Vec<u32>) {
+    pub(super) fn merge(
+        &mut self,
+        merges: &Merges,
+        pieces: &Pieces,
+        text: &[u8],
+        out: &mut Vec<u32>,
+    ) {
         for at in 1..self.symbols.len() {
             self.offer(merges, pieces, text, at as u32 - 1);
         }
@@ -103,13 +109,7 @@ impl Word {
     }
 
     /// What the symbol `at` and the next one merge to, with the merge's place in the order.
-    fn pair(
-        &self,
-        merges: &Merges,
-        pieces: &Pieces,
-        text: &[u8],
-        at: u32,
-    ) -> Option<(u128, u32)> {
+    fn pair(&self, merges: &Merges, pieces: &Pieces, text: &[u8], at: u32) -> Option<(u128, u32)> {
         let left = self.symbols[at as usize];
         let right = self.symbols.get(left.next as usize)?;
         match merges {

@@ -1,7 +1,10 @@
 //! What a tokenizer is made of, as plain data, and how a GGUF file says it.
 
 use super::Splitter;
-use crate::{Error, Result, gguf::{Array, Gguf, Value}};
+use crate::{
+    Error, Result,
+    gguf::{Array, Gguf, Value},
+};
 
 /// The two kinds of vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +123,10 @@ const END_OF_TURN: [&str; 10] = [
 ];
 
 impl<'a> Vocab<'a> {
-    /// Reads the `tokenizer.ggml.*` keys as llama.cpp writes them, and `pith.tokenizer.*`:
-    /// `normalizer` ("nfc" or "none"), `space_prefix` (see [`SpacePrefix::name`]), `lstrip`,
-    /// `rstrip`, `normalized`, `eog` (arrays of ids), `ignore_merges`, `fuse_unknown` (flags).
+    /// Reads the `tokenizer.ggml.*` keys as llama.cpp writes them, `pith.eog_token_ids`, and of
+    /// `pith.tokenizer.*`: `normalizer` ("nfc" or "none"), `space_prefix` (see
+    /// [`SpacePrefix::name`]), `lstrip`, `rstrip`, `normalized` (arrays of ids), `ignore_merges`,
+    /// `fuse_unknown` (flags).
     ///
     /// Without those, what is true of the family is assumed: NFC for `qwen2`, `mpt` and `olmo`,
     /// ignored merges and a BOS for `llama-bpe` and its aliases, for `llama` a BOS and a space
@@ -149,16 +153,20 @@ impl<'a> Vocab<'a> {
                 (pre, splitter(pre)?)
             }
         };
-        let tokens: Vec<&str> = match keys.array("tokenizer.ggml.tokens", "strings", Array::strings)? {
-            Some(tokens) => tokens.collect(),
-            None => return Err(Error::malformed("GGUF", "key tokenizer.ggml.tokens is missing")),
-        };
+        let tokens: Vec<&str> =
+            match keys.array("tokenizer.ggml.tokens", "strings", Array::strings)? {
+                Some(tokens) => tokens.collect(),
+                None => {
+                    return Err(Error::malformed("GGUF", "key tokenizer.ggml.tokens is missing"));
+                }
+            };
         let kinds = keys.kinds(tokens.len())?;
         let merges = keys.array("tokenizer.ggml.merges", "strings", Array::strings)?;
         let scores = keys.array("tokenizer.ggml.scores", "floats", Array::f32s)?;
         let llama3 = splitter == Splitter::Tiktoken { digits: 3 };
         let sentencepiece = model == Model::SentencePiece;
-        let (bos, eos) = (keys.id("tokenizer.ggml.bos_token_id")?, keys.id("tokenizer.ggml.eos_token_id")?);
+        let (bos, eos) =
+            (keys.id("tokenizer.ggml.bos_token_id")?, keys.id("tokenizer.ggml.eos_token_id")?);
         let by_default = bos.is_some() && (sentencepiece || llama3);
         let mut vocab = Vocab {
             model,
@@ -182,7 +190,7 @@ impl<'a> Vocab<'a> {
             normalized: keys.ids("pith.tokenizer.normalized")?.unwrap_or_default(),
             tokens,
         };
-        vocab.eog = match keys.ids("pith.tokenizer.eog")? {
+        vocab.eog = match keys.ids("pith.eog_token_ids")? {
             Some(ids) => ids,
             None => vocab.end_of_turn(&keys)?,
         };
@@ -191,9 +199,10 @@ impl<'a> Vocab<'a> {
 
     /// The ids that end generation beside `eos`, where the file doesn't list them.
     fn end_of_turn(&self, keys: &Keys<'_, 'a>) -> Result<Vec<u32>> {
-        let by_text = self.tokens.iter().zip(&self.kinds).zip(0u32..).filter_map(|((text, kind), id)| {
-            (*kind == Kind::Control && END_OF_TURN.contains(text)).then_some(id)
-        });
+        let by_text =
+            self.tokens.iter().zip(&self.kinds).zip(0u32..).filter_map(|((text, kind), id)| {
+                (*kind == Kind::Control && END_OF_TURN.contains(text)).then_some(id)
+            });
         let mut ids: Vec<u32> = by_text.collect();
         ids.extend(keys.id("tokenizer.ggml.eot_token_id")?);
         ids.extend(keys.id("tokenizer.ggml.eom_token_id")?);
@@ -279,10 +288,11 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn space_prefix(&self, sentencepiece: bool) -> Result<SpacePrefix> {
-        let named = self.typed("pith.tokenizer.space_prefix", "never, every, first or missing", |v| {
-            let name = v.as_str()?;
-            SpacePrefix::ALL.into_iter().find(|p| p.name() == name)
-        })?;
+        let named =
+            self.typed("pith.tokenizer.space_prefix", "never, every, first or missing", |v| {
+                let name = v.as_str()?;
+                SpacePrefix::ALL.into_iter().find(|p| p.name() == name)
+            })?;
         let flag = self.flag("tokenizer.ggml.add_space_prefix")?;
         Ok(match (named, flag.unwrap_or(sentencepiece)) {
             (Some(named), _) => named,
@@ -293,7 +303,9 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn nfc(&self, pre: &str) -> Result<bool> {
-        let named = self.typed("pith.tokenizer.normalizer", "\"nfc\" or \"none\"", |v| match v.as_str()? {
+        let named = self.typed("pith.tokenizer.normalizer", "\"nfc\" or \"none\"", |v| match v
+            .as_str()?
+        {
             "nfc" => Some(true),
             "none" => Some(false),
             _ => None,
