@@ -17,6 +17,9 @@ mod split;
 mod table;
 mod vocab;
 
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, collections::HashSet};
 
 pub use decode::Stream;
@@ -111,10 +114,25 @@ impl Tokenizer {
             fuse_unknown: vocab.fuse_unknown,
             pieces,
         };
+        if tokenizer.cuts_at_spaces() {
+            tokenizer.splitter = Splitter::Spaces;
+        }
         let (normalized, as_is) = tokenizer.added_tokens(vocab);
         tokenizer.added = Added::new(as_is)?;
         tokenizer.added_normalized = Added::new(normalized)?;
         Ok(tokenizer)
+    }
+
+    /// Whether cutting at spaces gives the same ids as not cutting: no piece that merges can make
+    /// has a space behind another character, and a space is never part of an unknown stretch.
+    fn cuts_at_spaces(&self) -> bool {
+        let inside = |piece: &[u8]| piece.windows(2).any(|w| w[0] != b' ' && w[1] == b' ');
+        let text = |kind: &Kind| *kind != Kind::Unused;
+        let mut kinds = self.kinds.iter().zip(0u32..).filter(|(kind, _)| text(kind));
+        self.splitter == Splitter::Whole
+            && !self.ignore_merges
+            && self.pieces.find(b" ").is_some()
+            && !kinds.any(|(_, id)| inside(self.pieces.get(id)))
     }
 
     /// Tokens that are looked for in normalized text (their own text normalized), and the others.

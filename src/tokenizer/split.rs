@@ -25,7 +25,10 @@ pub enum Splitter {
     Bloom,
     /// Runs of punctuation, then GPT-2, then runs of digits, then threes of digits (Falcon).
     Falcon,
-    /// No cut at all (SentencePiece style).
+    /// Before each space that follows another character (SentencePiece pieces, where none has a
+    /// space inside: nothing merges across such a place, and short words merge faster).
+    Spaces,
+    /// No cut at all (SentencePiece pieces).
     Whole,
 }
 
@@ -62,6 +65,7 @@ impl Splitter {
             Splitter::Falcon => runs(text, is_punctuation, |part, _| {
                 each(part, gpt2, &mut |part: &[u8]| byte_digits(part, word));
             }),
+            Splitter::Spaces => each(text, spaces, word),
             Splitter::Whole => word(text.as_bytes()),
         }
     }
@@ -197,6 +201,11 @@ fn whitespace(text: &str) -> usize {
     let run = span(text, char::is_whitespace);
     let last = text[..run].chars().next_back().map_or(0, char::len_utf8);
     if run == text.len() || run == last { run } else { run - last }
+}
+
+fn spaces(text: &str) -> usize {
+    let run = span(text, |c| c == ' ');
+    run + span(&text[run..], |c| c != ' ')
 }
 
 fn bloom(text: &str) -> usize {

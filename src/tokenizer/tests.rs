@@ -1,0 +1,148 @@
+//! Vocabularies that are broken or meant to harm: an error that names the fault, never a panic.
+
+use super::*;
+
+const PLAIN: Encode = Encode { add_special: true, parse_special: false };
+
+fn byte_level<'a>(tokens: &[&'a str], merges: &[&'a str]) -> Vocab<'a> {
+    Vocab {
+        model: Model::ByteLevel,
+        splitter: Splitter::Gpt2,
+        tokens: tokens.to_vec(),
+        kinds: vec![Kind::Normal; tokens.len()],
+        scores: Vec::new(),
+        merges: Some(merges.to_vec()),
+        bos: None,
+        eos: None,
+        unknown: None,
+        padding: None,
+        eog: Vec::new(),
+        add_bos: false,
+        add_eos: false,
+        space_prefix: SpacePrefix::Never,
+        nfc: false,
+        ignore_merges: false,
+        fuse_unknown: false,
+        lstrip: Vec::new(),
+        rstrip: Vec::new(),
+        normalized: Vec::new(),
+    }
+}
+
+fn sentencepiece<'a>(tokens: &[&'a str], scores: &[f32]) -> Vocab<'a> {
+    Vocab {
+        model: Model::SentencePiece,
+        splitter: Splitter::Whole,
+        scores: scores.to_vec(),
+        merges: None,
+        space_prefix: SpacePrefix::Every,
+        ..byte_level(tokens, &[])
+    }
+}
+
+#[test]
+fn a_broken_vocabulary_is_refused_by_its_fault() {
+    type Break = fn(&mut Vocab<'static>);
+    let cases: [(Break, &str); 14] = [
+        (|v| (v.tokens, v.kinds) = (vec![], vec![]), "has 0 tokens"),
+        (|v| v.kinds.truncate(2), "token_type has 2 entries for 4"),
+        (|v| v.merges = None, "merges is missing"),
+        (|v| v.bos = Some(4), "bos_token_id names token 4"),
+        (|v| v.eos = Some(u32::MAX), "eos_token_id names token 4294967295"),
+        (|v| v.eog = vec![9], "end-of-generation ids names token 9"),
+        (|v| v.lstrip = vec![9], "lstrip names token 9"),
+        (|v| v.add_bos = true, "add_bos_token is set"),
+        (|v| v.kinds[0] = Kind::Byte, "wanted <0x00>"),
+        (|v| v.merges = Some(vec!["a z"]), "merge 0, \"a z\": its right part is no token"),
+        (|v| v.merges = Some(vec!["z a"]), "its left part is no token"),
+        (|v| v.merges = Some(vec!["a b", "b a"]), "merge 1, \"b a\": its result is no token"),
+        (|v| v.merges = Some(vec![""]), "wanted two tokens and a space"),
+        (|v| v.merges = Some(vec!["é"]), "wanted two tokens and a space"),
+    ];
+    for (change, fault) in cases {
+        let mut vocab = byte_level(&["a", "b", "ab", "c"], &["a b"]);
+        assert!(Tokenizer::new(&vocab).is_ok());
+        change(&mut vocab);
+        let error = Tokenizer::new(&vocab).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(fault), "{error:?} lacks {fault:?}");
+    }
+    let vocab = sentencepiece(&["a", "b"], &[0.0]);
+    let error = Tokenizer::new(&vocab).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("scores has 1 entries for 2 tokens"), "{error}");
+    let long = "x".repeat(600);
+    let mut vocab = byte_level(&["a", "b", "ab", &long], &[]);
+    vocab.kinds[3] = Kind::User;
+    let error = Tokenizer::new(&vocab).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("added token 3 has 600 bytes"), "{error}");
+}
+
+#[test]
+fn duplicates_and_missing_bytes_are_tolerated() {
+    let mut vocab = byte_level(&["a", "b", "ab", "ab", "a"], &["a b"]);
+    let tokenizer = Tokenizer::new(&vocab).unwrap();
+    assert_eq!(tokenizer.encode("ab a", PLAIN), [2, 0]);
+    assert_eq!(tokenizer.decode(&[3, 4, 99]), "aba");
+    vocab.unknown = Some(3);
+    assert_eq!(Tokenizer::new(&vocab).unwrap().encode("axyb", PLAIN), [0, 3, 3, 1]);
+    vocab.fuse_unknown = true;
+    assert_eq!(Tokenizer::new(&vocab).unwrap().encode("axyb", PLAIN), [0, 3, 1]);
+}
+
+#[test]
+fn any_score_is_a_score() {
+    let tokens = [" ", "a", "b", "ab", " a"];
+    for (scores, wanted) in [
+        ([0.0, 0.0, 0.0, 2.0, 1.0], &[0, 3][..]),
+        ([0.0, 0.0, 0.0, -2.0, -1.0], &[4, 2]),
+        ([0.0, 0.0, 0.0, f32::NEG_INFINITY, f32::MIN], &[4, 2]),
+        ([0.0, 0.0, 0.0, f32::NAN, f32::INFINITY], &[0, 3]),
+    ] {
+        let tokenizer = Tokenizer::new(&sentencepiece(&tokens, &scores)).unwrap();
+        assert_eq!(tokenizer.encode("ab", PLAIN), wanted, "{scores:?}");
+        assert_eq!(tokenizer.decode(wanted), "ab");
+    }
+}
+
+/// Plain text must not become a control token by way of merges.
+#[test]
+fn merges_make_no_control_tokens() {
+    let mut vocab = sentencepiece(&[" ", "<", "s>", "<s>", "s", ">"], &[0.0; 6]);
+    vocab.kinds[3] = Kind::Control;
+    let tokenizer = Tokenizer::new(&vocab).unwrap();
+    assert_eq!(tokenizer.encode("<s>", PLAIN), [0, 1, 2]);
+    assert_eq!(tokenizer.encode("<s>", Encode { parse_special: true, ..PLAIN }), [3]);
+}
+
+/// A megabyte of one character, whose merges double, and of added tokens that almost match.
+#[test]
+fn a_megabyte_of_one_character_takes_no_ages() {
+    let runs: Vec<String> = (0..9).map(|n| "a".repeat(1 << n)).collect();
+    let almost: Vec<String> = (0..300).map(|n| format!("{}{n}", "a".repeat(400))).collect();
+    let tokens: Vec<&str> = runs.iter().chain(&almost).map(String::as_str).collect();
+    let merges: Vec<String> = runs[..8].iter().map(|run| format!("{run} {run}")).collect();
+    let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+    let mut vocab = byte_level(&tokens, &merges);
+    vocab.kinds[9..].fill(Kind::User);
+    let scores: Vec<f32> = (0..tokens.len()).map(|id| -(id as f32)).collect();
+    let mut scored = sentencepiece(&tokens, &scores);
+    scored.kinds[9..].fill(Kind::User);
+    scored.space_prefix = SpacePrefix::Never;
+    let text = "a".repeat(1 << 20);
+    for vocab in [vocab, scored] {
+        let ids = Tokenizer::new(&vocab).unwrap().encode(&text, PLAIN);
+        assert_eq!(ids, vec![8; 1 << 12]);
+    }
+}
+
+#[test]
+fn half_characters_are_held_back() {
+    let tokens = ["<0xF0>", "<0x9F>", "<0xA6>", "<0x99>", "a", " "];
+    let mut vocab = sentencepiece(&tokens, &[0.0; 6]);
+    vocab.kinds[..4].fill(Kind::Byte);
+    let tokenizer = Tokenizer::new(&vocab).unwrap();
+    let mut stream = tokenizer.stream();
+    let parts: Vec<String> =
+        [5, 0, 1, 2, 3, 4, 1, 0, 4, 0].map(|id| stream.push(id).to_string()).to_vec();
+    assert_eq!(parts, ["", "", "", "", "🦙", "a", "\u{fffd}", "", "\u{fffd}a", ""]);
+    assert_eq!(stream.finish(), "\u{fffd}");
+}
