@@ -1,0 +1,140 @@
+//! The metadata of the written file: stock keys as llama.cpp's converter writes them, and `pith.*`
+//! keys for what has none.
+
+use crate::{
+    Options, Target,
+    config::{Config, Number, Scaling, token_ids},
+    source::{Source, read_json},
+    tokenizer,
+    write::Job,
+};
+use pith::{
+    Error, Result,
+    gguf::{OwnedValue, Writer},
+    quant::Format,
+};
+use pith_models::Hp;
+use std::{collections::HashSet, path::Path};
+
+/// `general.quantization_version`: llama.cpp's layout of quantized blocks since May 2023.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// A writer with all keys of the model.
+pub(crate) fn metadata(
+    source: &Source,
+    config: &Config,
+    options: &Options,
+    jobs: &[Job<'_>],
+) -> Result<Writer> {
+    let family = config.family;
+    let mut keys = Keys { writer: Writer::default(), known: HashSet::new() };
+    keys.set("general.architecture", OwnedValue::String(family.arch.into()))?;
+    let name = options.name.clone().unwrap_or_else(|| folder_name(source.folder()));
+    keys.set("general.name", OwnedValue::String(name))?;
+    let file_type = options.target.file_type(most_common(jobs));
+    keys.set("general.file_type", OwnedValue::U32(file_type))?;
+    keys.set("general.quantization_version", OwnedValue::U32(QUANTIZATION_VERSION))?;
+    for (hp, number) in config.numbers() {
+        let value = match number {
+            Number::U32(value) => OwnedValue::U32(value),
+            Number::F32(value) => OwnedValue::F32(value),
+            Number::Bool(value) => OwnedValue::Bool(value),
+        };
+        keys.set(&hp_key(family.arch, hp), value)?;
+    }
+    if config.scaling == Scaling::Linear {
+        let key = format!("{}.rope.scaling.type", family.arch);
+        keys.set(&key, OwnedValue::String("linear".into()))?;
+    }
+    if config.act != family.block.act {
+        keys.set("pith.activation", OwnedValue::String(config.act.name().into()))?;
+    }
+    if !config.allowed.is_empty() {
+        keys.set("pith.convert.allowed_unknown", OwnedValue::Strings(config.allowed.clone()))?;
+    }
+    set_tokenizer(&mut keys, source.folder(), config, options)?;
+    Ok(keys.writer)
+}
+
+/// A writer that knows which keys it has.
+struct Keys {
+    writer: Writer,
+    known: HashSet<String>,
+}
+
+impl Keys {
+    fn set(&mut self, key: &str, value: OwnedValue) -> Result<()> {
+        self.known.insert(key.to_owned());
+        self.writer.set(key, value)
+    }
+}
+
+fn hp_key(arch: &str, hp: Hp) -> String {
+    match hp.key().0 {
+        own if own.starts_with("pith.") => own.to_owned(),
+        suffix => format!("{arch}.{suffix}"),
+    }
+}
+
+fn folder_name(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The format of most matrix values.
+fn most_common(jobs: &[Job<'_>]) -> Format {
+    let values = |format: &Format| -> usize {
+        let with = jobs.iter().filter(|job| job.choice.format == *format);
+        with.map(|job| job.mapped.n_values()).sum()
+    };
+    Format::ALL.iter().copied().max_by_key(values).unwrap_or(Format::F32)
+}
+
+/// The tokenizer's own keys, then the special tokens that they leave open: generation ends where
+/// `generation_config.json` says, else `config.json`.
+fn set_tokenizer(
+    keys: &mut Keys,
+    folder: &Path,
+    config: &Config,
+    options: &Options,
+) -> Result<()> {
+    if options.no_tokenizer {
+        return keys.set("tokenizer.ggml.model", OwnedValue::String("none".into()));
+    }
+    let n_vocab = config.size(Hp::NVocab);
+    for (key, value) in tokenizer::import(folder, n_vocab)?.keys {
+        keys.set(&key, value)?;
+    }
+    let generation = folder.join("generation_config.json");
+    let generation = if generation.exists() { read_json(&generation)? } else { Default::default() };
+    let ids = |key: &str| -> Result<Vec<u32>> {
+        let configured = || config.special.iter().find(|(known, _)| *known == key);
+        let ids = match generation.get(key).filter(|value| !value.is_null()) {
+            Some(value) => token_ids(value).ok_or_else(|| {
+                Error::Invalid(format!("generation_config.json: `{key}` is {value}, not token ids"))
+            })?,
+            None => configured().map(|(_, ids)| ids.clone()).unwrap_or_default(),
+        };
+        match ids.iter().find(|&&id| id as usize >= n_vocab) {
+            Some(id) => Err(Error::Invalid(format!(
+                "`{key}` is {id}, but the embedding has {n_vocab} rows"
+            ))),
+            None => Ok(ids),
+        }
+    };
+    for (key, gguf) in [
+        ("bos_token_id", "tokenizer.ggml.bos_token_id"),
+        ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+        ("pad_token_id", "tokenizer.ggml.padding_token_id"),
+    ] {
+        if let (false, Some(&id)) = (keys.known.contains(gguf), ids(key)?.first()) {
+            keys.set(gguf, OwnedValue::U32(id))?;
+        }
+    }
+    // A chat model ends its turn with another token than its text: both end generation.
+    let ends = ids("eos_token_id")?;
+    if ends.len() > 1 {
+        keys.set("pith.eog_token_ids", OwnedValue::U32s(ends))?;
+    }
+    Ok(())
+}

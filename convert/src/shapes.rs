@@ -1,0 +1,64 @@
+//! The shape that each GGUF tensor must have, from the model's numbers.
+
+use crate::config::Config;
+use pith_models::{Ffn, Hp, QkNorm};
+
+/// Wanted shape as PyTorch writes it: `[n]`, or `[n_out, n_in]`.
+pub(crate) type Shape = Vec<usize>;
+
+/// Sizes that the numbers don't give and the checkpoint does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Embedding {
+    /// Tokens.
+    pub n_vocab: usize,
+    /// Width of a row: `n_embd`, but narrower where a projection follows (OPT-350m).
+    pub width: usize,
+}
+
+/// The shape of the GGUF tensor `name` (with its layer number or `{}`), or `None` for a name that
+/// has none here: no row of `pith-models` has such a name.
+pub(crate) fn wanted(config: &Config, embedding: Embedding, name: &str) -> Option<Shape> {
+    let family = config.family;
+    let n_embd = config.size(Hp::NEmbd);
+    let head = config.head_dim();
+    let q = config.size(Hp::NHead) * head;
+    let kv = config.size(Hp::NHeadKv) * head;
+    let n_ff = config.size(Hp::NFf);
+    let up = match family.block.ffn {
+        Ffn::GatedFused => 2 * n_ff,
+        Ffn::Plain | Ffn::Gated => n_ff,
+    };
+    let qk_norm = |whole: usize| match family.block.qk_norm {
+        QkNorm::Full => whole,
+        QkNorm::None | QkNorm::Head => head,
+    };
+    let (stem, is_bias) = match name.strip_suffix(".bias") {
+        Some(stem) => (stem, true),
+        None => (name.strip_suffix(".weight")?, false),
+    };
+    let stem = match stem.strip_prefix("blk.") {
+        Some(rest) => rest.split_once('.')?.1,
+        None => stem,
+    };
+    let matrix = |n_out: usize, n_in: usize| {
+        if is_bias { vec![n_out] } else { vec![n_out, n_in] }
+    };
+    Some(match stem {
+        "token_embd" => matrix(embedding.n_vocab, embedding.width),
+        "token_embd_proj" => matrix(n_embd, embedding.width),
+        "output_proj" => matrix(embedding.width, n_embd),
+        "output" => matrix(embedding.n_vocab, embedding.width),
+        "position_embd" => matrix(config.size(Hp::NCtx), n_embd),
+        "attn_q" => matrix(q, n_embd),
+        "attn_k" | "attn_v" => matrix(kv, n_embd),
+        "attn_qkv" => matrix(q + 2 * kv, n_embd),
+        "attn_output" => matrix(n_embd, q),
+        "ffn_up" => matrix(up, n_embd),
+        "ffn_gate" => matrix(n_ff, n_embd),
+        "ffn_down" => matrix(n_embd, n_ff),
+        "attn_q_norm" => vec![qk_norm(q)],
+        "attn_k_norm" => vec![qk_norm(kv)],
+        norm if norm.ends_with("_norm") || norm == "attn_norm_2" => vec![n_embd],
+        _ => return None,
+    })
+}

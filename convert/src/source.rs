@@ -1,0 +1,383 @@
+//! A checkpoint as a list of named tensors, whatever its container.
+//!
+//! The container is told by content, never by file name. Files are mapped; a tensor is a checked
+//! view of a map, and its values are decoded to f32 row by row as they are asked for.
+
+pub mod pickle;
+pub mod safetensors;
+pub mod torch;
+mod view;
+pub mod zip;
+
+pub use view::View;
+
+use pith::{Error, Result, bytes::Bytes};
+use serde_json::Value;
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// Type of a source tensor's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE double.
+    F64,
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of an F32.
+    BF16,
+    /// A type that holds no weights: listed, sized, never read.
+    Other {
+        /// Its name in safetensors.
+        name: &'static str,
+        /// Its size.
+        bits: usize,
+    },
+}
+
+impl Dtype {
+    /// Size of a value.
+    pub const fn bits(self) -> usize {
+        match self {
+            Dtype::F64 => 64,
+            Dtype::F32 => 32,
+            Dtype::F16 | Dtype::BF16 => 16,
+            Dtype::Other { bits, .. } => bits,
+        }
+    }
+
+    /// Its name in safetensors.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F64 => "F64",
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::BF16 => "BF16",
+            Dtype::Other { name, .. } => name,
+        }
+    }
+}
+
+/// One tensor as its container lists it. The readers guarantee that `data` lies in the file, and
+/// that every element of the view lies in `data`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Type of the values.
+    pub dtype: Dtype,
+    /// Sizes, slowest dimension first as in PyTorch.
+    pub shape: Vec<usize>,
+    /// Elements from one index to the next, for each dimension.
+    pub strides: Vec<usize>,
+    /// First element of the view, within `data`.
+    pub offset: usize,
+    /// Bytes of the tensor or of the storage that it views, within the file.
+    pub data: Range<usize>,
+    /// CRC-32 of `data`, where the container has one.
+    pub crc: Option<u32>,
+}
+
+/// Something in a checkpoint that is no tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Its key.
+    pub name: String,
+    /// What it is, for people.
+    pub what: &'static str,
+    /// Whether it lies beside the state dict (an optimizer, an epoch) and not in it.
+    pub beside: bool,
+}
+
+/// An open checkpoint.
+pub struct Source {
+    folder: PathBuf,
+    files: Vec<(PathBuf, Bytes)>,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+    leftovers: Vec<Leftover>,
+    /// Storages whose CRC was right, as file and offset.
+    checked: RefCell<HashSet<(usize, usize)>>,
+}
+
+/// A tensor of a [`Source`].
+pub struct Tensor {
+    /// Where and what it is.
+    pub entry: Entry,
+    file: usize,
+}
+
+/// Weight files of a Hugging Face folder, in the order in which they are looked for. An index names
+/// the parts of a sharded checkpoint.
+const FILES: &[&str] = &[
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+];
+
+/// The longest JSON file that is read.
+pub(crate) const MAX_JSON: u64 = 256 << 20;
+
+impl Source {
+    /// Opens the checkpoint in the folder `path`, or the weight file or index `path`, whose
+    /// `config.json` and tokenizer lie beside it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where no checkpoint is found; [`Error::Malformed`] and
+    /// [`Error::Unsupported`] from the container's reader, with the file's name.
+    pub fn open(path: &Path) -> Result<Source> {
+        let (folder, weights) = locate(path)?;
+        let mut source = Source {
+            folder,
+            files: Vec::new(),
+            tensors: Vec::new(),
+            by_name: HashMap::new(),
+            leftovers: Vec::new(),
+            checked: RefCell::default(),
+        };
+        if weights.extension().is_some_and(|extension| extension == "json") {
+            source.add_shards(&weights)?;
+        } else {
+            source.add_file(weights)?;
+        }
+        source.strip_wrappers();
+        source.tensors.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+        let names = source.tensors.iter().enumerate();
+        source.by_name = names.map(|(i, tensor)| (tensor.entry.name.clone(), i)).collect();
+        Ok(source)
+    }
+
+    /// The folder of `config.json` and the tokenizer.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All weight files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// Bytes of all weight files.
+    pub fn n_bytes(&self) -> u64 {
+        self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor with this name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.by_name.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// What the checkpoint holds besides tensors.
+    pub fn leftovers(&self) -> &[Leftover] {
+        &self.leftovers
+    }
+
+    /// The values of a tensor of this source.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a type that holds no weights.
+    pub fn view<'a>(&'a self, tensor: &'a Tensor) -> Result<View<'a>> {
+        let entry = &tensor.entry;
+        if let Dtype::Other { name, .. } = entry.dtype {
+            return Err(Error::Unsupported(format!(
+                "tensor `{}` holds {name} values; weights are F64, F32, F16 or BF16",
+                entry.name
+            )));
+        }
+        Ok(View::new(&self.files[tensor.file].1[entry.data.clone()], entry))
+    }
+
+    /// Checks the bytes of a tensor of this source against their CRC-32, where there is one. This
+    /// reads all of them; a storage that many tensors view is read once.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a wrong CRC.
+    pub fn verify(&self, tensor: &Tensor) -> Result<()> {
+        let entry = &tensor.entry;
+        let (path, bytes) = &self.files[tensor.file];
+        match entry.crc {
+            Some(crc) if self.checked.borrow_mut().insert((tensor.file, entry.data.start)) => {
+                zip::check_crc(&bytes[entry.data.clone()], crc, &entry.name, entry.data.start)
+                    .map_err(|error| in_file(error, path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<()> {
+        let bytes = map(&path)?;
+        let (entries, leftovers) = read(&bytes).map_err(|error| in_file(error, &path))?;
+        let file = self.files.len();
+        self.files.push((path, bytes));
+        self.leftovers.extend(leftovers);
+        let tensor = |entry| Tensor { entry, file };
+        self.tensors.extend(entries.into_iter().map(tensor));
+        Ok(())
+    }
+
+    /// Adds the shards of an index. Their names are plain file names; index and shards must agree
+    /// on every tensor.
+    fn add_shards(&mut self, index: &Path) -> Result<()> {
+        let fault = |what: String| in_file(Error::malformed("index", what), index);
+        let json = read_json(index)?;
+        let map = json.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| fault("no object `weight_map`".into()))?;
+        let mut listed = HashMap::with_capacity(map.len());
+        let mut shards = Vec::new();
+        for (tensor, shard) in map {
+            let shard = shard.as_str().filter(|name| is_plain_name(name)).ok_or_else(|| {
+                fault(format!("tensor `{tensor}` lies in {shard}, which is no plain file name"))
+            })?;
+            listed.insert(tensor.as_str(), shard);
+            shards.push(shard);
+        }
+        shards.sort_unstable();
+        shards.dedup();
+        let mut seen = HashSet::new();
+        for shard in shards {
+            let first = self.tensors.len();
+            self.add_file(self.folder.join(shard))?;
+            for Tensor { entry: Entry { name, .. }, .. } in &self.tensors[first..] {
+                if listed.get(name.as_str()) != Some(&shard) {
+                    return Err(fault(match listed.get(name.as_str()) {
+                        Some(other) => format!("tensor `{name}` lies in {shard}, not in {other}"),
+                        None => format!("tensor `{name}` of {shard} isn't listed"),
+                    }));
+                }
+                seen.insert(name.clone());
+            }
+        }
+        match map.iter().find(|(name, _)| !seen.contains(name.as_str())) {
+            Some((name, shard)) => Err(fault(format!("tensor `{name}` isn't in {shard}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops prefixes that wrappers of a training program put before every name.
+    fn strip_wrappers(&mut self) {
+        for prefix in ["_orig_mod.", "module.", "_orig_mod."] {
+            let all = !self.tensors.is_empty()
+                && self.tensors.iter().all(|tensor| tensor.entry.name.starts_with(prefix));
+            if all {
+                for tensor in &mut self.tensors {
+                    tensor.entry.name.drain(..prefix.len());
+                }
+            }
+        }
+    }
+}
+
+/// The folder and the weight file (or index) that `path` means.
+fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    if !kind.is_dir() {
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        return Ok((folder.to_owned(), path.to_owned()));
+    }
+    let found = FILES.iter().map(|name| path.join(name)).find(|file| file.exists());
+    let found = found.ok_or_else(|| {
+        Error::Invalid(format!(
+            "no weights in {}: none of {} is there; name the weight file itself if it is called \
+             otherwise",
+            path.display(),
+            FILES.join(", ")
+        ))
+    })?;
+    Ok((path.to_owned(), found))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=255).contains(&name.len()) && name.bytes().all(plain) && !matches!(name, "." | "..")
+}
+
+/// Maps a regular file. What is none (a pipe, a device) could block or never end.
+fn map(path: &Path) -> Result<Bytes> {
+    let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    if !kind.is_file() {
+        return Err(Error::Invalid(format!("{} is no regular file", path.display())));
+    }
+    Bytes::map(path)
+}
+
+/// Parses a JSON file of bounded length.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    if !kind.is_file() || kind.len() > MAX_JSON {
+        return Err(Error::Invalid(format!(
+            "{} is no regular file of at most {MAX_JSON} bytes",
+            path.display()
+        )));
+    }
+    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&text)
+        .map_err(|error| in_file(Error::malformed("JSON", error.to_string()), path))
+}
+
+/// Puts the file's name into an error about its contents.
+fn in_file(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Malformed { format, fault, offset } => {
+            Error::Malformed { format, fault: format!("{fault} ({})", path.display()), offset }
+        }
+        Error::Unsupported(what) => Error::Unsupported(format!("{what} ({})", path.display())),
+        other => other,
+    }
+}
+
+/// Lists the tensors of a weight file, told apart by its first bytes.
+///
+/// # Errors
+/// [`Error::Unsupported`] for what is neither safetensors nor a zip archive of torch.save.
+pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
+    let refuse = |what: &str| Err(Error::Unsupported(what.into()));
+    match file {
+        [b'P', b'K', 3, 4, ..] => torch::read(file),
+        [0x80, 2, 0x8a, 10, 0x6c, 0xfc, ..] => refuse(
+            "a torch.save file from before PyTorch 1.6; load it with a newer PyTorch and save it \
+             again",
+        ),
+        [b'G', b'G', b'U', b'F', ..] => refuse("this is GGUF already: run it as it is"),
+        [0x89, b'H', b'D', b'F', ..] => refuse("HDF5 (Keras) weights; convert them to safetensors"),
+        _ if file.starts_with(b"version https://git-lfs") => {
+            refuse("a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
+        }
+        [_, _, _, _, _, _, _, _, b'{', ..] => Ok((safetensors::read(file)?, Vec::new())),
+        _ => refuse("neither safetensors nor a zip file of torch.save"),
+    }
+}
+
+/// Strides of a tensor without gaps. The product of `shape` must fit.
+fn contiguous(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i].saturating_mul(shape[i]);
+    }
+    strides
+}
+
+/// One past the last element of a view; 0 for an empty one; `None` where sums overflow.
+fn view_end(offset: usize, shape: &[usize], strides: &[usize]) -> Option<usize> {
+    let count = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
+    if count == 0 {
+        return Some(0);
+    }
+    let last = shape.iter().zip(strides).try_fold(offset, |at, (&dim, &stride)| {
+        at.checked_add((dim - 1).checked_mul(stride)?)
+    })?;
+    last.checked_add(1)
+}

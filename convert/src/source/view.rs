@@ -1,0 +1,128 @@
+//! A strided view of a tensor's bytes, decoded to f32 row by row.
+//!
+//! Rearranging a tensor (transposing, permuting rope rows, splitting a fused projection) only
+//! changes sizes and strides: the values stay where they lie until a row is read.
+
+use super::{Dtype, Entry};
+use pith::quant::{bf16_to_f32, f16_to_f32};
+
+/// Values of one tensor in some order: `shape` with the last dimension as the row.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    data: &'a [u8],
+    dtype: Dtype,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl<'a> View<'a> {
+    /// The tensor of `entry`, whose storage is `data`. Vectors become matrices of one column, so
+    /// that every rearrangement of rows works on biases too.
+    pub(super) fn new(data: &'a [u8], entry: &Entry) -> View<'a> {
+        let (mut shape, mut strides) = (entry.shape.clone(), entry.strides.clone());
+        while shape.len() < 2 {
+            shape.push(1);
+            strides.push(1);
+        }
+        View { data, dtype: entry.dtype, offset: entry.offset, shape, strides }
+    }
+
+    /// Type of the values as they are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Values in a row.
+    pub fn n_in(&self) -> usize {
+        self.shape[self.shape.len() - 1]
+    }
+
+    /// Rows: the product of all dimensions but the last.
+    pub fn n_rows(&self) -> usize {
+        self.shape[..self.shape.len() - 1].iter().product()
+    }
+
+    /// Splits dimension `dim` into `parts`, whose product must be its size.
+    pub(crate) fn split(mut self, dim: usize, parts: &[usize]) -> View<'a> {
+        assert_eq!(self.shape[dim], parts.iter().product());
+        let stride = self.strides[dim];
+        let inner = |i: usize| parts[i + 1..].iter().product::<usize>() * stride;
+        let strides: Vec<usize> = (0..parts.len()).map(inner).collect();
+        self.shape.splice(dim..=dim, parts.iter().copied());
+        self.strides.splice(dim..=dim, strides);
+        self
+    }
+
+    /// Exchanges two dimensions.
+    pub(crate) fn swap(mut self, a: usize, b: usize) -> View<'a> {
+        self.shape.swap(a, b);
+        self.strides.swap(a, b);
+        self
+    }
+
+    /// Keeps `len` indices of dimension `dim`, from `start` on.
+    pub(crate) fn narrow(mut self, dim: usize, start: usize, len: usize) -> View<'a> {
+        assert!(start + len <= self.shape[dim]);
+        self.offset += start * self.strides[dim];
+        self.shape[dim] = len;
+        self
+    }
+
+    /// Element at which a row begins.
+    fn row_start(&self, mut row: usize) -> usize {
+        let mut at = self.offset;
+        for dim in (0..self.shape.len() - 1).rev() {
+            at += row % self.shape[dim] * self.strides[dim];
+            row /= self.shape[dim];
+        }
+        at
+    }
+
+    /// Decodes the rows from `first` on into `out`, `[n, n_in]`.
+    ///
+    /// # Panics
+    /// Panics if `out` isn't whole rows of the view.
+    pub fn read(&self, first: usize, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
+        assert!(out.len().is_multiple_of(self.n_in()));
+        match self.dtype {
+            Dtype::F64 => self.read_as(first, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => self.read_as(first, out, f32::from_le_bytes),
+            Dtype::F16 => self.read_as(first, out, |b| f16_to_f32(u16::from_le_bytes(b))),
+            Dtype::BF16 => self.read_as(first, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
+            Dtype::Other { name, .. } => unreachable!("Source::view gives no {name} views"),
+        }
+    }
+
+    fn read_as<const N: usize>(
+        &self,
+        first: usize,
+        out: &mut [f32],
+        decode: impl Fn([u8; N]) -> f32,
+    ) {
+        // The readers checked that the view lies in `data`, which holds whole elements.
+        let (elements, _) = self.data.as_chunks::<N>();
+        let n_in = self.n_in();
+        let stride = self.strides[self.shape.len() - 1];
+        let starts = (first..first + out.len() / n_in).map(|row| self.row_start(row));
+        if stride == 1 {
+            for (start, out) in starts.zip(out.chunks_exact_mut(n_in)) {
+                for (to, &from) in out.iter_mut().zip(&elements[start..start + n_in]) {
+                    *to = decode(from);
+                }
+            }
+            return;
+        }
+        // Neighbouring rows of a transposed matrix are neighbours in memory: walk the columns
+        // outside, so that a cache line serves all rows that it holds.
+        let starts: Vec<usize> = starts.collect();
+        for column in 0..n_in {
+            for (row, start) in starts.iter().enumerate() {
+                out[row * n_in + column] = decode(elements[start + column * stride]);
+            }
+        }
+    }
+}
