@@ -39,6 +39,7 @@ pub struct Config {
     pub(crate) scaling: Scaling,
     /// Keys that are ignored on the caller's word.
     pub allowed: Vec<String>,
+    class: String,
     numbers: Vec<(Hp, Number)>,
     layers: Option<Vec<bool>>,
     period: Option<u64>,
@@ -63,7 +64,7 @@ impl Config {
         let json = json
             .as_object()
             .ok_or_else(|| Error::malformed("JSON", "config.json holds no object"))?;
-        let family = find_family(json)?;
+        let (family, class) = find_family(json)?;
         let mut config = Config {
             family,
             act: family.block.act,
@@ -71,6 +72,7 @@ impl Config {
             special: Vec::new(),
             scaling: Scaling::None,
             allowed: Vec::new(),
+            class: class.to_owned(),
             numbers: Vec::new(),
             layers: None,
             period: None,
@@ -108,6 +110,13 @@ impl Config {
             Means::Set(hp) => {
                 let number = number(key, value, hp)?;
                 self.set(hp, number, key)
+            }
+            Means::SetInClass(class, hp) if class == self.class => {
+                let number = number(key, value, hp)?;
+                self.set(hp, number, key)
+            }
+            Means::SetInClass(class, _) => {
+                Err(wrong(key, &format!("absent unless the class is {class}"), value))
             }
             Means::SetRsqrt(hp) => {
                 let base = value.as_f64().filter(|&v| v > 0.0 && v.is_finite());
@@ -195,10 +204,10 @@ impl Config {
                         layers.extend_from_slice(&group);
                     }
                 }
-                kind => layers.push(
-                    is_window_kind(kind)
-                        .ok_or_else(|| wrong(key, "a list of full and sliding attention", value))?,
-                ),
+                kind => layers
+                    .push(is_window_kind(kind).ok_or_else(|| {
+                        wrong(key, "a list of full and sliding attention", value)
+                    })?),
             }
         }
         match &self.layers {
@@ -435,14 +444,12 @@ fn number(key: &str, value: &Value, hp: Hp) -> Result<Number> {
             let float = value.as_f64().map(|float| float as f32).filter(|float| float.is_finite());
             float.map(Number::F32).ok_or_else(|| wrong(key, "a finite number", value))
         }
-        Kind::Bool => {
-            value.as_bool().map(Number::Bool).ok_or_else(|| wrong(key, "a flag", value))
-        }
+        Kind::Bool => value.as_bool().map(Number::Bool).ok_or_else(|| wrong(key, "a flag", value)),
     }
 }
 
-/// The family of `architectures`.
-fn find_family(json: &Map<String, Value>) -> Result<&'static Family> {
+/// The family of `architectures`, and the class that is named there.
+fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
     let classes = json.get("architectures").and_then(Value::as_array);
     let class = match classes.map(Vec::as_slice) {
         Some([class]) => class.as_str(),
@@ -450,11 +457,12 @@ fn find_family(json: &Map<String, Value>) -> Result<&'static Family> {
     };
     let class = class.ok_or_else(|| {
         Error::Invalid(
-            "config.json: `architectures` must name one class, such as [\"GPT2LMHeadModel\"]".into(),
+            "config.json: `architectures` must name one class, such as [\"GPT2LMHeadModel\"]"
+                .into(),
         )
     })?;
     if let Some(family) = pith_models::by_class(class) {
-        return Ok(family);
+        return Ok((family, class));
     }
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == class) {
         return Err(Error::Unsupported(format!("the class `{class}`: {why}")));

@@ -33,12 +33,7 @@ pub use types::Target;
 
 use config::Config;
 use mapping::{Mapped, Mapping, Values};
-use pith::{
-    Error, Result,
-    bytes::Bytes,
-    gguf::Gguf,
-    quant::Format,
-};
+use pith::{Error, Result, bytes::Bytes, gguf::Gguf, quant::Format};
 use pith_models::Fold;
 use report::{Fallback, FormatCount};
 use source::{Dtype, Source};
@@ -111,7 +106,8 @@ pub fn convert(
     let mut config = Config::read(&json, &options.allow_unknown)?;
     refuse_overwrite(&source, out)?;
     let Mapping { tensors, ignored, tied } = mapping::map(&source, &mut config)?;
-    let jobs: Vec<Job<'_>> = tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
+    let jobs: Vec<Job<'_>> =
+        tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
     let writer = metadata::metadata(&source, &config, options, &jobs)?;
 
     let total: u64 = jobs.iter().map(Job::n_bytes).sum();
@@ -126,10 +122,10 @@ pub fn convert(
         });
         done += jobs[i].n_bytes();
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|error| Error::Invalid(format!("can't start {} threads: {error}", options.threads)))?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(|error| {
+            Error::Invalid(format!("can't start {} threads: {error}", options.threads))
+        })?;
     let bytes_out = write::write(writer, &source, &jobs, out, &pool, &mut before)?;
     progress(Progress::Verify);
     if let Err(error) = verify(out, &jobs) {
@@ -174,7 +170,8 @@ fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
     let folder = fs::read_dir(source.folder()).map_err(Error::io("read", source.folder()))?;
     let neighbours: Vec<_> = folder.flatten().map(|entry| entry.path()).collect();
     let is_input = |path: &Path| {
-        let reads = path.extension().is_some_and(|extension| extension == "json" || extension == "model");
+        let reads =
+            path.extension().is_some_and(|extension| extension == "json" || extension == "model");
         reads && path.canonicalize().is_ok_and(|path| path == target)
     };
     let is_weights = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);

@@ -2,7 +2,7 @@
 //! keys for what has none.
 
 use crate::{
-    Options, Target,
+    Options,
     config::{Config, Number, Scaling, token_ids},
     source::{Source, read_json},
     tokenizer,
@@ -92,12 +92,7 @@ fn most_common(jobs: &[Job<'_>]) -> Format {
 
 /// The tokenizer's own keys, then the special tokens that they leave open: generation ends where
 /// `generation_config.json` says, else `config.json`.
-fn set_tokenizer(
-    keys: &mut Keys,
-    folder: &Path,
-    config: &Config,
-    options: &Options,
-) -> Result<()> {
+fn set_tokenizer(keys: &mut Keys, folder: &Path, config: &Config, options: &Options) -> Result<()> {
     if options.no_tokenizer {
         return keys.set("tokenizer.ggml.model", OwnedValue::String("none".into()));
     }

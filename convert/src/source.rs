@@ -95,6 +95,7 @@ pub struct Leftover {
 }
 
 /// An open checkpoint.
+#[derive(Default)]
 pub struct Source {
     folder: PathBuf,
     files: Vec<(PathBuf, Bytes)>,
@@ -133,24 +134,34 @@ impl Source {
     /// [`Error::Unsupported`] from the container's reader, with the file's name.
     pub fn open(path: &Path) -> Result<Source> {
         let (folder, weights) = locate(path)?;
-        let mut source = Source {
-            folder,
-            files: Vec::new(),
-            tensors: Vec::new(),
-            by_name: HashMap::new(),
-            leftovers: Vec::new(),
-            checked: RefCell::default(),
-        };
+        let mut source = Source { folder, ..Source::default() };
         if weights.extension().is_some_and(|extension| extension == "json") {
             source.add_shards(&weights)?;
         } else {
-            source.add_file(weights)?;
+            let bytes = map_file(&weights)?;
+            source.add_file(weights, bytes)?;
         }
-        source.strip_wrappers();
-        source.tensors.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
-        let names = source.tensors.iter().enumerate();
-        source.by_name = names.map(|(i, tensor)| (tensor.entry.name.clone(), i)).collect();
+        source.finish();
         Ok(source)
+    }
+
+    /// A checkpoint of one weight file that is in memory.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Source> {
+        let mut source = Source::default();
+        source.add_file(PathBuf::from("memory"), Bytes::from_vec(bytes))?;
+        source.finish();
+        Ok(source)
+    }
+
+    /// Drops prefixes of wrappers and sorts the tensors by name.
+    fn finish(&mut self) {
+        self.strip_wrappers();
+        self.tensors.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+        let names = self.tensors.iter().enumerate();
+        self.by_name = names.map(|(i, tensor)| (tensor.entry.name.clone(), i)).collect();
     }
 
     /// The folder of `config.json` and the tokenizer.
@@ -215,8 +226,7 @@ impl Source {
         }
     }
 
-    fn add_file(&mut self, path: PathBuf) -> Result<()> {
-        let bytes = map(&path)?;
+    fn add_file(&mut self, path: PathBuf, bytes: Bytes) -> Result<()> {
         let (entries, leftovers) = read(&bytes).map_err(|error| in_file(error, &path))?;
         let file = self.files.len();
         self.files.push((path, bytes));
@@ -247,7 +257,9 @@ impl Source {
         let mut seen = HashSet::new();
         for shard in shards {
             let first = self.tensors.len();
-            self.add_file(self.folder.join(shard))?;
+            let path = self.folder.join(shard);
+            let bytes = map_file(&path)?;
+            self.add_file(path, bytes)?;
             for Tensor { entry: Entry { name, .. }, .. } in &self.tensors[first..] {
                 if listed.get(name.as_str()) != Some(&shard) {
                     return Err(fault(match listed.get(name.as_str()) {
@@ -258,8 +270,8 @@ impl Source {
                 seen.insert(name.clone());
             }
         }
-        match map.iter().find(|(name, _)| !seen.contains(name.as_str())) {
-            Some((name, shard)) => Err(fault(format!("tensor `{name}` isn't in {shard}"))),
+        match map.keys().find(|name| !seen.contains(name.as_str())) {
+            Some(name) => Err(fault(format!("tensor `{name}` isn't in {}", listed[name.as_str()]))),
             None => Ok(()),
         }
     }
@@ -306,7 +318,7 @@ fn is_plain_name(name: &str) -> bool {
 }
 
 /// Maps a regular file. What is none (a pipe, a device) could block or never end.
-fn map(path: &Path) -> Result<Bytes> {
+fn map_file(path: &Path) -> Result<Bytes> {
     let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if !kind.is_file() {
         return Err(Error::Invalid(format!("{} is no regular file", path.display())));
@@ -363,7 +375,7 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
 
 /// Strides of a tensor without gaps. The product of `shape` must fit.
 fn contiguous(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i].saturating_mul(shape[i]);
     }
@@ -376,8 +388,9 @@ fn view_end(offset: usize, shape: &[usize], strides: &[usize]) -> Option<usize> 
     if count == 0 {
         return Some(0);
     }
-    let last = shape.iter().zip(strides).try_fold(offset, |at, (&dim, &stride)| {
-        at.checked_add((dim - 1).checked_mul(stride)?)
-    })?;
+    let last = shape
+        .iter()
+        .zip(strides)
+        .try_fold(offset, |at, (&dim, &stride)| at.checked_add((dim - 1).checked_mul(stride)?))?;
     last.checked_add(1)
 }

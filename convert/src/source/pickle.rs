@@ -517,7 +517,8 @@ impl<'a> Machine<'a> {
     fn reduce(&mut self) -> Result<()> {
         let args = self.pop()?;
         let callee = self.pop()?;
-        let (&Node::Symbol(symbol), Node::Tuple(args)) = (self.node(callee), self.node(args)) else {
+        let (&Node::Symbol(symbol), Node::Tuple(args)) = (self.node(callee), self.node(args))
+        else {
             return Err(self.fault("a call of what is no allowed name"));
         };
         if args.len() > MAX_DIMS {

@@ -49,10 +49,9 @@ pub fn read(file: &[u8]) -> Result<Vec<Entry>> {
     let (length, rest) =
         file.split_first_chunk::<8>().ok_or_else(|| fault("shorter than its length field"))?;
     let length = u64::from_le_bytes(*length);
-    let header = usize::try_from(length)
-        .ok()
-        .filter(|&n| n <= MAX_HEADER)
-        .ok_or_else(|| fault(format!("a header of {length} bytes; at most {MAX_HEADER} are read")))?;
+    let header = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).ok_or_else(|| {
+        fault(format!("a header of {length} bytes; at most {MAX_HEADER} are read"))
+    })?;
     let (json, data) = rest.split_at_checked(header).ok_or_else(|| {
         fault(format!("a header of {header} bytes in a file of {} bytes", file.len()))
     })?;
@@ -89,18 +88,22 @@ pub fn read(file: &[u8]) -> Result<Vec<Entry>> {
     }
     // Checked before any range is used: no tensor ends behind `next`.
     if next as u64 != data.len() as u64 {
-        return Err(fault(format!("its tensors take {next} bytes, {} follow the header", data.len())));
+        return Err(fault(format!(
+            "its tensors take {next} bytes, {} follow the header",
+            data.len()
+        )));
     }
     let base = 8 + header;
-    let entry = |(name, dtype, shape, strides, range): (_, _, _, _, std::ops::Range<usize>)| Entry {
-        name,
-        dtype,
-        shape,
-        strides,
-        offset: 0,
-        data: base + range.start..base + range.end,
-        crc: None,
-    };
+    let entry =
+        |(name, dtype, shape, strides, range): (_, _, _, _, std::ops::Range<usize>)| Entry {
+            name,
+            dtype,
+            shape,
+            strides,
+            offset: 0,
+            data: base + range.start..base + range.end,
+            crc: None,
+        };
     Ok(entries.into_iter().map(entry).collect())
 }
 
@@ -138,7 +141,10 @@ impl<'de> Deserialize<'de> for Info {
                         "shape" => {
                             let dims: Vec<usize> = map.next_value()?;
                             if dims.len() > MAX_DIMS {
-                                return Err(de::Error::custom(format!("{} dimensions", dims.len())));
+                                return Err(de::Error::custom(format!(
+                                    "{} dimensions",
+                                    dims.len()
+                                )));
                             }
                             shape.replace(dims).is_some()
                         }

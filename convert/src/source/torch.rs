@@ -35,7 +35,8 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
         match pickle.get(value) {
             Node::Tensor(tensor) => {
                 let entry = archive.resolve(name, tensor)?;
-                let bytes = entry.shape.iter().product::<usize>().saturating_mul(entry.dtype.bits());
+                let bytes =
+                    entry.shape.iter().product::<usize>().saturating_mul(entry.dtype.bits());
                 total = total.saturating_add(bytes / 8);
                 entries.push(entry);
             }
@@ -73,7 +74,8 @@ impl<'a> Archive<'a> {
             ));
         };
         let folder = &first.name[..first.name.len() - "data.pkl".len()];
-        let inside = |entry: &zip::Entry<'a>| Some((entry.name.strip_prefix(folder)?, entry.clone()));
+        let inside =
+            |entry: &zip::Entry<'a>| Some((entry.name.strip_prefix(folder)?, entry.clone()));
         let archive = Archive { entries: entries.iter().filter_map(inside).collect() };
         if let Some(order) = archive.entries.get("byteorder") {
             let order = order.bytes(file)?;
@@ -127,12 +129,13 @@ type Pairs = [(Ref, Ref)];
 /// Unwraps `{"model": {...}, "epoch": 3}` until the dict of tensors; what lies beside a wrapper is
 /// left over.
 fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<(&'p Pairs, Vec<Leftover>)> {
-    let Node::Dict(mut pairs) = pickle.root() else {
+    let Node::Dict(root) = pickle.root() else {
         let what = describe(pickle.root());
         return Err(Error::Unsupported(format!(
             "the pickle holds {what}, not a dict of tensors; save model.state_dict()"
         )));
     };
+    let mut pairs: &Pairs = root;
     let mut leftovers = Vec::new();
     for _ in 0..MAX_WRAPPERS {
         let inner = |&(key, value): &(Ref, Ref)| match (pickle.get(key), pickle.get(value)) {
@@ -148,7 +151,7 @@ fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<(&'p Pairs, Vec<Leftover>)> 
                 "both `{wrapper}` and `{second}` hold a state dict; save the one that is meant"
             )));
         }
-        for &(key, value) in pairs.iter() {
+        for &(key, value) in pairs {
             let name = key_name(pickle, key)?;
             if name != wrapper {
                 let what = describe(pickle.get(value));

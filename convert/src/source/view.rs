@@ -45,7 +45,7 @@ impl<'a> View<'a> {
 
     /// Splits dimension `dim` into `parts`, whose product must be its size.
     pub(crate) fn split(mut self, dim: usize, parts: &[usize]) -> View<'a> {
-        assert_eq!(self.shape[dim], parts.iter().product());
+        assert_eq!(self.shape[dim], parts.iter().product::<usize>());
         let stride = self.strides[dim];
         let inner = |i: usize| parts[i + 1..].iter().product::<usize>() * stride;
         let strides: Vec<usize> = (0..parts.len()).map(inner).collect();
