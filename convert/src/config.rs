@@ -313,7 +313,7 @@ impl Config {
             self.numbers.push((Hp::RopeDim, Number::U32(head as u32)));
         }
         let n_rot = self.size(Hp::RopeDim);
-        if n_rot == 0 || n_rot % 2 != 0 || n_rot > head {
+        if n_rot == 0 || !n_rot.is_multiple_of(2) || n_rot > head {
             return Err(Error::Invalid(format!(
                 "config.json: rope on {n_rot} dimensions of heads of width {head}"
             )));

@@ -444,7 +444,7 @@ impl<'a> Machine<'a> {
 
     fn set_items(&mut self, items: Vec<Ref>) -> Result<()> {
         self.charge(items.len())?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.fault("a key without a value"));
         }
         match self.top_mut()? {
