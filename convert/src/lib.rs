@@ -105,10 +105,10 @@ pub fn convert(
     let json = source::read_json(&folder.join("config.json"))?;
     let mut config = Config::read(&json, &options.allow_unknown)?;
     refuse_overwrite(&source, out)?;
-    let Mapping { tensors, ignored, tied } = mapping::map(&source, &mut config)?;
+    let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;
     let jobs: Vec<Job<'_>> =
         tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
-    let writer = metadata::metadata(&source, &config, options, &jobs)?;
+    let writer = metadata::metadata(&source, &config, options, &jobs, &mut ignored)?;
 
     let total: u64 = jobs.iter().map(Job::n_bytes).sum();
     let mut done = 0;

@@ -14,17 +14,19 @@ use pith::{
     quant::Format,
 };
 use pith_models::Hp;
+use serde_json::Value;
 use std::{collections::HashSet, path::Path};
 
 /// `general.quantization_version`: llama.cpp's layout of quantized blocks since May 2023.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// A writer with all keys of the model.
+/// A writer with all keys of the model. What the file leaves out goes to `ignored`.
 pub(crate) fn metadata(
     source: &Source,
     config: &Config,
     options: &Options,
     jobs: &[Job<'_>],
+    ignored: &mut Vec<(String, String)>,
 ) -> Result<Writer> {
     let family = config.family;
     let mut keys = Keys { writer: Writer::default(), known: HashSet::new() };
@@ -52,7 +54,7 @@ pub(crate) fn metadata(
     if !config.allowed.is_empty() {
         keys.set("pith.convert.allowed_unknown", OwnedValue::Strings(config.allowed.clone()))?;
     }
-    set_tokenizer(&mut keys, source.folder(), config, options)?;
+    set_tokenizer(&mut keys, source.folder(), config, options, ignored)?;
     Ok(keys.writer)
 }
 
@@ -91,45 +93,60 @@ fn most_common(jobs: &[Job<'_>]) -> Format {
 }
 
 /// The tokenizer's own keys, then the special tokens that they leave open: generation ends where
-/// `generation_config.json` says, else `config.json`.
-fn set_tokenizer(keys: &mut Keys, folder: &Path, config: &Config, options: &Options) -> Result<()> {
+/// `generation_config.json` says, else `config.json`. What is left out goes to `ignored`.
+fn set_tokenizer(
+    keys: &mut Keys,
+    folder: &Path,
+    config: &Config,
+    options: &Options,
+    ignored: &mut Vec<(String, String)>,
+) -> Result<()> {
     if options.no_tokenizer {
         return keys.set("tokenizer.ggml.model", OwnedValue::String("none".into()));
     }
     let n_vocab = config.size(Hp::NVocab);
-    for (key, value) in tokenizer::import(folder, n_vocab)?.keys {
+    let imported = tokenizer::import(folder, n_vocab)?;
+    for (key, value) in imported.keys {
         keys.set(&key, value)?;
     }
+    let dropped = imported.dropped.into_iter();
+    ignored.extend(dropped.map(|token| (token, "an added token without an embedding".into())));
+
     let generation = folder.join("generation_config.json");
-    let generation = if generation.exists() { read_json(&generation)? } else { Default::default() };
-    let ids = |key: &str| -> Result<Vec<u32>> {
-        let configured = || config.special.iter().find(|(known, _)| *known == key);
-        let ids = match generation.get(key).filter(|value| !value.is_null()) {
+    let generation = if generation.exists() { read_json(&generation)? } else { Value::Null };
+    let mut ids = |key: &str| -> Result<Vec<u32>> {
+        let mut ids = match generation.get(key).filter(|value| !value.is_null()) {
             Some(value) => token_ids(value).ok_or_else(|| {
                 Error::Invalid(format!("generation_config.json: `{key}` is {value}, not token ids"))
             })?,
-            None => configured().map(|(_, ids)| ids.clone()).unwrap_or_default(),
+            None => {
+                let configured = config.special.iter().find(|(known, _)| *known == key);
+                configured.map(|(_, ids)| ids.clone()).unwrap_or_default()
+            }
         };
-        match ids.iter().find(|&&id| id as usize >= n_vocab) {
-            Some(id) => Err(Error::Invalid(format!(
-                "`{key}` is {id}, but the embedding has {n_vocab} rows"
-            ))),
-            None => Ok(ids),
-        }
+        // Fine-tunes with a vocabulary of their own keep the ids of the model they began with.
+        ids.retain(|&id| {
+            let exists = (id as usize) < n_vocab;
+            if !exists {
+                ignored.push((format!("{key} {id}"), format!("the vocabulary has {n_vocab}")));
+            }
+            exists
+        });
+        Ok(ids)
     };
     for (key, gguf) in [
         ("bos_token_id", "tokenizer.ggml.bos_token_id"),
         ("eos_token_id", "tokenizer.ggml.eos_token_id"),
         ("pad_token_id", "tokenizer.ggml.padding_token_id"),
     ] {
-        if let (false, Some(&id)) = (keys.known.contains(gguf), ids(key)?.first()) {
+        let ids = ids(key)?;
+        if let (false, Some(&id)) = (keys.known.contains(gguf), ids.first()) {
             keys.set(gguf, OwnedValue::U32(id))?;
         }
-    }
-    // A chat model ends its turn with another token than its text: both end generation.
-    let ends = ids("eos_token_id")?;
-    if ends.len() > 1 {
-        keys.set("pith.eog_token_ids", OwnedValue::U32s(ends))?;
+        // A chat model ends its turn with another token than its text: both end generation.
+        if key == "eos_token_id" && generation.get(key).is_some() && !ids.is_empty() {
+            keys.set("pith.eog_token_ids", OwnedValue::U32s(ids))?;
+        }
     }
     Ok(())
 }

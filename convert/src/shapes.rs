@@ -62,3 +62,26 @@ pub(crate) fn wanted(config: &Config, embedding: Embedding, name: &str) -> Optio
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A tensor without a shape here could not be converted at all.
+    #[test]
+    fn every_tensor_of_every_family_has_a_shape() {
+        let numbers =
+            json!({"architectures": ["GPT2LMHeadModel"], "n_embd": 8, "n_layer": 1, "n_head": 2});
+        let mut config = Config::read(&numbers, &[]).unwrap();
+        let embedding = Embedding { n_vocab: 5, width: 8 };
+        for family in pith_models::FAMILIES {
+            config.family = family;
+            for row in family.tensors {
+                let shape = wanted(&config, embedding, &row.to.replace("{}", "0"));
+                assert!(shape.is_some_and(|shape| !shape.is_empty()), "{} {}", family.arch, row.to);
+            }
+        }
+        assert_eq!(wanted(&config, embedding, "blk.0.new.weight"), None);
+    }
+}

@@ -8,6 +8,8 @@ use std::path::Path;
 pub struct Imported {
     /// GGUF keys.
     pub keys: Vec<(String, OwnedValue)>,
+    /// Added tokens that the embedding has no row for and that were left out.
+    pub dropped: Vec<String>,
 }
 
 /// Reads the tokenizer in `folder` for an embedding of `n_vocab` rows.

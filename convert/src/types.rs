@@ -130,3 +130,61 @@ fn simpler(format: Format) -> Format {
         _ => F16,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Format::*;
+
+    fn chosen(target: Format, name: &str, n_dims: usize, n_in: usize) -> Format {
+        choose(Target::Format(target), name, n_dims, n_in, Dtype::F32).format
+    }
+
+    #[test]
+    fn vectors_norms_and_positions_stay_f32() {
+        for (name, n_dims) in [
+            ("blk.0.attn_q.bias", 1),
+            ("blk.0.attn_norm.weight", 1),
+            ("blk.0.attn_q_norm.weight", 2),
+            ("position_embd.weight", 2),
+        ] {
+            for &format in Format::ALL {
+                assert_eq!(chosen(format, name, n_dims, 256), F32, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn embedding_and_output_get_more_bits() {
+        for name in ["token_embd.weight", "output.weight"] {
+            assert_eq!(chosen(Q4_K, name, 2, 256), Q6_K);
+            assert_eq!(chosen(Q4_K, name, 2, 64), Q8_0);
+            assert_eq!(chosen(Q5_K, name, 2, 256), Q8_0);
+            assert_eq!(chosen(F16, name, 2, 64), F16);
+        }
+        assert_eq!(chosen(Q4_K, "blk.0.ffn_up.weight", 2, 256), Q4_K);
+    }
+
+    #[test]
+    fn odd_rows_fall_back_as_in_llama_cpp() {
+        let rows =
+            |format| [256, 64, 48].map(|n_in| chosen(format, "blk.0.ffn_up.weight", 2, n_in));
+        assert_eq!(rows(Q2_K), [Q2_K, IQ4_NL, F16]);
+        assert_eq!(rows(Q3_K), [Q3_K, IQ4_NL, F16]);
+        assert_eq!(rows(Q4_K), [Q4_K, Q5_0, F16]);
+        assert_eq!(rows(Q5_K), [Q5_K, Q5_1, F16]);
+        assert_eq!(rows(Q6_K), [Q6_K, Q8_0, F16]);
+        assert_eq!(rows(IQ4_XS), [IQ4_XS, IQ4_NL, F16]);
+        assert_eq!(rows(Q4_0), [Q4_0, Q4_0, F16]);
+        assert_eq!(rows(BF16), [BF16; 3]);
+    }
+
+    #[test]
+    fn source_keeps_each_type() {
+        let kept = |dtype| choose(Target::Source, "blk.0.ffn_up.weight", 2, 3, dtype).format;
+        assert_eq!(
+            [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16].map(kept),
+            [F32, F32, F16, BF16]
+        );
+    }
+}
