@@ -146,7 +146,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
                 table.entry.name, table.entry.shape
             )));
         };
-        let narrow = find("token_embd_proj.weight").is_some();
+        let narrow = find("project_in.weight").is_some();
         let width = if narrow { columns } else { config.size(Hp::NEmbd) };
         config.set_vocab(n_vocab)?;
         Ok(Mapper {

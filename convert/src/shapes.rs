@@ -45,8 +45,8 @@ pub(crate) fn wanted(config: &Config, embedding: Embedding, name: &str) -> Optio
     };
     Some(match stem {
         "token_embd" => matrix(embedding.n_vocab, embedding.width),
-        "token_embd_proj" => matrix(n_embd, embedding.width),
-        "output_proj" => matrix(embedding.width, n_embd),
+        "project_in" => matrix(n_embd, embedding.width),
+        "project_out" => matrix(embedding.width, n_embd),
         "output" => matrix(embedding.n_vocab, embedding.width),
         "position_embd" => matrix(config.size(Hp::NCtx), n_embd),
         "attn_q" => matrix(q, n_embd),
