@@ -1,2 +1,151 @@
-//! The command `pith`.
-fn main() {}
+//! The command `pith`: arguments in, text out. What a model is and how it runs is the library's;
+//! here are files, the terminal, Ctrl-C and exit codes.
+
+mod chat;
+mod convert;
+mod demo;
+mod generate;
+mod inspect;
+mod memory;
+mod progress;
+mod run;
+mod stops;
+mod template;
+
+use std::{
+    io,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use clap::{Parser, Subcommand};
+use pith::{Error, Result};
+
+const AFTER_HELP: &str = "\
+Examples:
+  pith convert ./my-gpt -o my-gpt.gguf --type q4_k
+  pith run my-gpt.gguf --prompt \"Once upon a time\"
+  pith demo                 both steps, on the checkpoint in models/demo
+
+`pith COMMAND --help` has more.
+
+Exit codes:
+  0    done
+  1    anything not named below
+  2    arguments that make no sense
+  3    a file is malformed, or holds what pith does not support
+  4    the operating system refused to read or write
+  5    the plan is over --max-memory, or the context is full
+  130  interrupted by Ctrl-C";
+
+#[derive(Parser)]
+#[command(
+    name = "pith",
+    version,
+    about = "Convert a GPT checkpoint to one quantized GGUF file, and run that file",
+    after_help = AFTER_HELP
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Convert(convert::Args),
+    Run(run::Args),
+    Chat(chat::Args),
+    Inspect(inspect::Args),
+    Demo(demo::Args),
+}
+
+/// How a command ended, where it did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Done,
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Interrupted) => ExitCode::from(130),
+        // `pith run ... | head`: the reader has what it wanted.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("pith: {error}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<End> {
+    match command {
+        Command::Convert(args) => convert::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Invalid(_) => 2,
+        Error::Malformed { .. } | Error::Unsupported(_) => 3,
+        Error::Io { .. } => 4,
+        Error::Memory { .. } | Error::ContextFull { .. } => 5,
+        _ => 1,
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes the first Ctrl-C raise the flag that [`interrupted`] reads, and the second end the
+/// process at once.
+fn catch_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|error| Error::Unsupported(format!("cannot catch Ctrl-C: {error}")))
+}
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Lowers the flag again, for a chat that goes on after an interrupted reply.
+fn clear_interrupt() {
+    INTERRUPTED.store(false, Ordering::Relaxed);
+}
+
+/// An error of standard output, in the library's words.
+fn stdout_error(source: io::Error) -> Error {
+    Error::io("write", "standard output")(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_map_to_the_documented_codes() {
+        assert_eq!(exit_code(&Error::Invalid("x".into())), 2);
+        assert_eq!(exit_code(&Error::malformed("GGUF", "x")), 3);
+        assert_eq!(exit_code(&Error::Unsupported("x".into())), 3);
+        let missing = Error::io("open", "x")(io::ErrorKind::NotFound.into());
+        assert_eq!(exit_code(&missing), 4);
+        assert_eq!(exit_code(&Error::Memory { needed: 2, limit: 1 }), 5);
+        assert_eq!(exit_code(&Error::ContextFull { n_ctx: 1, wanted: 2 }), 5);
+    }
+}

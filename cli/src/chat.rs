@@ -1,0 +1,204 @@
+//! `pith chat`: turns in, replies out, in the form of the model's own chat template.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use pith::{Error, Model, Result, gguf::Gguf, tokenizer::Encode};
+use rustyline::{DefaultEditor, error::ReadlineError};
+
+use crate::{
+    End, catch_interrupts, clear_interrupt,
+    generate::{OnFull, Place, Sampling, Why, Writer, timings_text},
+    stdout_error,
+    template::{Message, Template},
+};
+
+/// Talk with a model that carries a chat template
+///
+/// At a terminal: the arrow keys edit and bring back earlier turns, Ctrl-C ends a reply, Ctrl-D
+/// ends the chat, /clear starts afresh. Otherwise each line of standard input is one turn.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  pith chat model.gguf --system \"You answer in one sentence.\"
+  echo \"What is a fjord?\" | pith chat model.gguf --temp 0")]
+pub struct Args {
+    /// The model, a GGUF file
+    model: PathBuf,
+    /// Text of a system turn before the first user turn
+    #[arg(short, long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    place: Place,
+    /// Print timings on standard error at the end
+    #[arg(long)]
+    timings: bool,
+}
+
+/// Where user turns come from.
+enum Turns {
+    Terminal(Box<DefaultEditor>),
+    Lines(io::StdinLock<'static>),
+}
+
+impl Turns {
+    fn open() -> Result<Turns> {
+        if io::stdin().is_terminal() {
+            DefaultEditor::new()
+                .map(|editor| Turns::Terminal(Box::new(editor)))
+                .map_err(terminal_error)
+        } else {
+            Ok(Turns::Lines(io::stdin().lock()))
+        }
+    }
+
+    /// The next turn, without its line end; `None` at the end.
+    fn next(&mut self) -> Result<Option<String>> {
+        match self {
+            Turns::Terminal(editor) => match editor.readline("> ") {
+                Ok(line) => {
+                    editor.add_history_entry(&line).map_err(terminal_error)?;
+                    Ok(Some(line))
+                }
+                Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+                Err(error) => Err(terminal_error(error)),
+            },
+            Turns::Lines(stdin) => {
+                let mut line = String::new();
+                let n = stdin.read_line(&mut line).map_err(Error::io("read", "standard input"))?;
+                Ok((n > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+            }
+        }
+    }
+
+    fn interactive(&self) -> bool {
+        matches!(self, Turns::Terminal(_))
+    }
+}
+
+fn terminal_error(error: ReadlineError) -> Error {
+    Error::io("read", "the terminal")(io::Error::other(error))
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<End> {
+    catch_interrupts()?;
+    let began = Instant::now();
+    let model = Model::open(&args.model)?;
+    let template = template(&model, args)?;
+    let session = args.place.session(&model)?;
+    let (sampler, _) = args.sampling.sampler();
+    let load = began.elapsed();
+    let chat = Chat {
+        args,
+        model: &model,
+        template,
+        writer: Writer::new(&model, session, sampler, OnFull::Error),
+        messages: Vec::new(),
+    };
+    chat.talk(Turns::open()?, load)
+}
+
+fn template(model: &Model, args: &Args) -> Result<Template> {
+    let gguf = Gguf::parse(model.bytes())?;
+    let Some(source) = gguf.get("tokenizer.chat_template").and_then(|value| value.as_str()) else {
+        return Err(Error::Unsupported(format!(
+            "{} carries no chat template, so it was not made for conversations; \
+             `pith run` continues a text",
+            args.model.display()
+        )));
+    };
+    let tokenizer = model.tokenizer();
+    let text = |id: Option<u32>| {
+        id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned()).unwrap_or_default()
+    };
+    Template::new(source, &text(tokenizer.bos()), &text(tokenizer.eos()))
+}
+
+struct Chat<'a> {
+    args: &'a Args,
+    model: &'a Model,
+    template: Template,
+    writer: Writer<'a>,
+    messages: Vec<Message>,
+}
+
+impl Chat<'_> {
+    fn talk(mut self, mut turns: Turns, load: Duration) -> Result<End> {
+        self.clear();
+        let mut end = End::Done;
+        while let Some(line) = turns.next()? {
+            match line.trim() {
+                "" => continue,
+                "/clear" => {
+                    self.clear();
+                    continue;
+                }
+                _ => {}
+            }
+            match self.turn(line) {
+                Ok(Why::Interrupted) if turns.interactive() => clear_interrupt(),
+                Ok(Why::Interrupted) => {
+                    end = End::Interrupted;
+                    break;
+                }
+                Ok(_) => {}
+                Err(error @ Error::ContextFull { .. }) if turns.interactive() => {
+                    eprintln!("pith: {error}; or start afresh with /clear");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.args.timings {
+            eprintln!("{}", timings_text(&self.writer, load));
+        }
+        Ok(end)
+    }
+
+    /// Forgets all turns but the system's.
+    fn clear(&mut self) {
+        self.messages.clear();
+        let system = self.args.system.iter();
+        self.messages.extend(system.map(|text| Message { role: "system", content: text.clone() }));
+    }
+
+    /// One user turn and its reply. A turn that fails is not remembered.
+    fn turn(&mut self, line: String) -> Result<Why> {
+        let before = self.messages.len();
+        self.messages.push(Message { role: "user", content: line });
+        let replied = self.reply();
+        match &replied {
+            Ok((text, _)) => {
+                self.messages.push(Message { role: "assistant", content: text.trim().to_owned() });
+            }
+            Err(_) => self.messages.truncate(before),
+        }
+        replied.map(|(_, why)| why)
+    }
+
+    fn reply(&mut self) -> Result<(String, Why)> {
+        let text = self.template.render(&self.messages)?;
+        // The template writes the special tokens itself.
+        let ids = self
+            .model
+            .tokenizer()
+            .encode(&text, Encode { add_special: false, parse_special: true });
+        let mut reply = String::new();
+        if !self.writer.read(&ids)? {
+            return Ok((reply, Why::Interrupted));
+        }
+        let mut out = io::stdout().lock();
+        let sampling = &self.args.sampling;
+        let (_, why) = self.writer.write(sampling.n, &sampling.stop, |piece| {
+            reply.push_str(piece);
+            out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
+        })?;
+        writeln!(out).map_err(stdout_error)?;
+        Ok((reply, why))
+    }
+}

@@ -1,0 +1,120 @@
+//! `pith convert`: a checkpoint to one GGUF file.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use pith::{Error, Result};
+use pith_convert::{Options, Progress, Report, Target};
+
+use crate::{End, progress::Bar, stdout_error};
+
+/// Turn a GPT checkpoint into one quantized GGUF file
+///
+/// SOURCE is a Hugging Face folder: config.json, the tokenizer's files, and the weights as
+/// safetensors or pytorch_model.bin, sharded or not. Every tensor and every configuration key is
+/// used, or the conversion stops and names it.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  pith convert ./my-gpt                          writes my-gpt-q8_0.gguf
+  pith convert ./my-gpt -o small.gguf --type q4_k
+  pith convert ./my-gpt --allow-unknown my_note")]
+pub struct Args {
+    /// The checkpoint's folder
+    source: PathBuf,
+    /// The file to write [default: the folder's name and the type, in the current folder]
+    #[arg(short, long)]
+    out: Option<PathBuf>,
+    /// Type of the weights: f32, f16, bf16, q8_0, q4_0, q4_k, ...
+    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "q8_0")]
+    target: String,
+    /// Ignore this configuration key although pith does not know it (may be given several times)
+    #[arg(long, value_name = "KEY")]
+    allow_unknown: Vec<String>,
+    /// Threads; 0 means all cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn out(&self) -> Result<PathBuf> {
+        if let Some(out) = &self.out {
+            return Ok(out.clone());
+        }
+        let source = self.source.canonicalize().map_err(Error::io("open", &self.source))?;
+        let name = source.file_name().ok_or_else(|| {
+            let source = self.source.display();
+            Error::Invalid(format!(
+                "{source} has no name to call the result by; choose one with -o"
+            ))
+        })?;
+        Ok(format!("{}-{}.gguf", name.to_string_lossy(), self.target.to_lowercase()).into())
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<End> {
+    let options = Options {
+        target: Target::by_name(&args.target)?,
+        allow_unknown: args.allow_unknown.clone(),
+        threads: args.threads,
+        ..Options::default()
+    };
+    let out = args.out()?;
+    let mut bar = Bar::new();
+    let report = pith_convert::convert(&args.source, &out, &options, &mut |at| match at {
+        Progress::Tensor { name, bytes_done, bytes_total, .. } => {
+            bar.show(bytes_done, bytes_total, name);
+        }
+        Progress::Verify => bar.clear(),
+    })?;
+    let text = match args.json {
+        true => format!("{}\n", report.to_json()),
+        false => text(&report, &out.display().to_string()),
+    };
+    io::stdout().lock().write_all(text.as_bytes()).map_err(stdout_error)?;
+    Ok(End::Done)
+}
+
+fn text(report: &Report, out: &str) -> String {
+    let mib = |bytes: u64| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20));
+    let mut lines = vec![
+        format!("{out}: {}, {:.1} M parameters", report.family, report.n_params as f64 / 1e6),
+        format!(
+            "{} from {}, in {:.1} s",
+            mib(report.bytes_out),
+            mib(report.bytes_in),
+            report.elapsed.as_secs_f64()
+        ),
+    ];
+    lines.extend(report.formats.iter().map(|count| {
+        format!("  {:<7} {:>4} tensors  {}", count.format.name(), count.tensors, mib(count.bytes))
+    }));
+    if report.tied {
+        lines.push("the output matrix is the embedding: stored once".into());
+    }
+    lines.extend(report.fallbacks.iter().map(|fallback| {
+        let (wanted, got) = (fallback.wanted.name(), fallback.got.name());
+        let block = fallback.wanted.block_len();
+        format!(
+            "{} is {got}: rows of {} do not fit {wanted}'s blocks of {block}",
+            fallback.tensor, fallback.n_in
+        )
+    }));
+    lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
+    lines.extend(
+        report
+            .allowed_unknown
+            .iter()
+            .map(|key| format!("ignored configuration key {key}: as you asked")),
+    );
+    if !report.stock {
+        lines.push("llama.cpp does not know this architecture; pith runs it".into());
+    }
+    lines.join("\n") + "\n"
+}
