@@ -167,16 +167,18 @@ impl Chat<'_> {
         self.messages.extend(system.map(|text| Message { role: "system", content: text.clone() }));
     }
 
-    /// One user turn and its reply. A turn that fails is not remembered.
+    /// One user turn and its reply. A turn that fails, or is interrupted before the first word, is
+    /// not remembered.
     fn turn(&mut self, line: String) -> Result<Why> {
         let before = self.messages.len();
         self.messages.push(Message { role: "user", content: line });
         let replied = self.reply();
         match &replied {
+            Err(_) => self.messages.truncate(before),
+            Ok((text, Why::Interrupted)) if text.is_empty() => self.messages.truncate(before),
             Ok((text, _)) => {
                 self.messages.push(Message { role: "assistant", content: text.trim().to_owned() });
             }
-            Err(_) => self.messages.truncate(before),
         }
         replied.map(|(_, why)| why)
     }

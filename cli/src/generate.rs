@@ -238,6 +238,11 @@ impl<'m> Writer<'m> {
         if ids.is_empty() {
             return Err(Error::Invalid("the prompt is empty".into()));
         }
+        // Said before the first of several pieces is evaluated.
+        let n_ctx = self.session.n_ctx();
+        if ids.len() > n_ctx {
+            return Err(Error::ContextFull { n_ctx, wanted: ids.len() });
+        }
         // At least one id is evaluated, since the logits after the last one are needed.
         let common = self.session.ids(0).iter().zip(ids).take_while(|(a, b)| a == b).count();
         let keep = common.min(ids.len() - 1);

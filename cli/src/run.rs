@@ -141,7 +141,10 @@ pub fn run(args: &Args) -> Result<End> {
         writeln!(out, "{object}").map_err(stdout_error)?;
     } else {
         writeln!(out).map_err(stdout_error)?;
-        eprintln!("\n{}\nseed {seed}", generate::timings_text(&writer, load));
+        eprintln!("\n{}", generate::timings_text(&writer, load));
+        if args.sampling.temp > 0.0 {
+            eprintln!("seed: {seed}");
+        }
     }
     Ok(if why == Why::Interrupted { End::Interrupted } else { End::Done })
 }

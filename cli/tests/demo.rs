@@ -174,8 +174,14 @@ fn errors_have_their_exit_codes() {
 
     assert_eq!(code(&["run", model(), "-p", ""]).0, Some(2), "an empty prompt");
     assert_eq!(code(&["run", model()]).0, Some(2), "no prompt");
+    assert_eq!(code(&["convert", "/nonexistent", "--type", "q4_k_m"]).0, Some(2));
     assert_eq!(code(&["run", model(), "-p", "x", "--kernels", "abacus"]).0, Some(2));
     assert_eq!(code(&["run", model(), "-p", "x", "--max-memory", "0"]).0, Some(5));
+    let long = "She was very much pleased. ".repeat(9);
+    assert_eq!(
+        code(&["run", model(), "-p", &long, "--ctx", "16", "--on-full", "shift"]).0,
+        Some(5)
+    );
     assert_eq!(code(&["convert", "/nonexistent"]).0, Some(4));
 }
 

@@ -216,7 +216,7 @@ def run(model, ids, held_out, args, *, label, batch, seq, epochs, minutes, rate,
         done = max(step / n_steps, (time.time() - began) / (60 * minutes))
         if done >= 1:
             break
-        now = rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        now = rate * min(1.0, (step + 1) / args.warm_up) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
         for group in muon.param_groups + adam.param_groups:
             group["lr"] = now
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
@@ -250,6 +250,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--general-epochs", type=int, default=2)
     parser.add_argument("--domain-epochs", type=int, default=4)
+    parser.add_argument("--domain-rate", type=float, default=2e-3, help="peak learning rate of fine-tuning")
+    parser.add_argument("--warm-up", type=int, default=100, metavar="STEPS")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, nargs=2, default=(math.inf, math.inf), metavar=("GENERAL", "DOMAIN"))
     parser.add_argument("--resume", type=Path, metavar="CHECKPOINT", help="skip pre-training")
     parser.add_argument("--float32", action="store_true")
@@ -257,8 +260,8 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    torch.manual_seed(1)
-    rng = np.random.default_rng(1)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
 
     novels = {name: chapters(lines) for name, lines in austen(args.austen, args.work).items()}
     held = [novels[name].pop(n - 1) for name, n in HELD_OUT_CHAPTERS.items()]
@@ -289,7 +292,7 @@ def main():
         print(f"resumed, held-out perplexity {perplexity(model, held_out):.3f}", flush=True)
     else:
         run(model, general_ids, label="general", batch=BATCH, seq=SEQ, epochs=args.general_epochs, minutes=args.minutes[0], rate=3e-3, **common)
-    run(model, domain_ids, label="domain", batch=BATCH // 2, seq=2 * SEQ, epochs=args.domain_epochs, minutes=args.minutes[1], rate=2e-3, **common)
+    run(model, domain_ids, label="domain", batch=BATCH // 2, seq=2 * SEQ, epochs=args.domain_epochs, minutes=args.minutes[1], rate=args.domain_rate, **common)
     save(model, args.out)
 
 
