@@ -1,0 +1,332 @@
+//! The tokenizer's files to GGUF keys, by structure: what each stage is, not which model it came
+//! with, so that retrained and extended vocabularies come through. Two layouts: `tokenizer.json`,
+//! or `vocab.json` with `merges.txt` as GPT-2 and OPT have them. A key that pith doesn't know stops
+//! the import, for ids that differ quietly are worse than no file.
+
+mod object;
+mod settings;
+mod structure;
+mod words;
+
+use std::path::Path;
+
+use object::{Object, read_text};
+use pith::{
+    Error, Result,
+    gguf::OwnedValue,
+    tokenizer::{Model, SpacePrefix},
+};
+use settings::Settings;
+use structure::{Structure, Template};
+use words::{AddedToken, Words};
+
+/// What the tokenizer's files say.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// GGUF keys.
+    pub keys: Vec<(String, OwnedValue)>,
+    /// Tokens of the source; the file has one for each row of the embedding.
+    pub n_tokens: usize,
+    /// Added tokens that the embedding has no row for and that were left out.
+    pub dropped: Vec<String>,
+}
+
+/// All that is known before keys are made of it.
+struct Source {
+    structure: Structure,
+    words: Words,
+    /// The token for what the vocabulary can't express.
+    unknown: Option<String>,
+    fuse_unknown: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    template: Template,
+    /// `tokenizer.json` as it is.
+    json: Option<String>,
+}
+
+/// Reads the tokenizer in `folder` for an embedding of `n_vocab` rows. Rows without a token get
+/// `[PAD<i>]`, of type unused.
+///
+/// # Errors
+/// No tokenizer is there; a stage, setting or token that pith can't reproduce; files that
+/// contradict each other; an ordinary token that the embedding has no row for.
+pub fn import(folder: &Path, n_vocab: usize) -> Result<Imported> {
+    let settings = Settings::read(folder)?;
+    let mut source = match read_text(folder, "tokenizer.json")? {
+        Some(text) => from_json(text, &settings)?,
+        None => from_vocab(folder, &settings)?,
+    };
+    apply(&mut source, &settings)?;
+    keys(source, &settings, n_vocab)
+}
+
+/// `tokenizer.json`.
+fn from_json(text: String, settings: &Settings) -> Result<Source> {
+    let mut json = Object::parse("tokenizer.json", &text)?;
+    // Limits and batches: pith neither cuts nor pads.
+    json.harmless(&["version", "truncation", "padding"]);
+    let structure = structure::structure(&mut json)?;
+    let template = structure::template(&mut json)?;
+    let added = json.list("added_tokens")?;
+    let place = json.place("model");
+    let mut model = Object::new(place.clone(), json.need("model")?)?;
+    json.done()?;
+
+    // Files from before the key existed are BPE if they have merges.
+    let kind = model.string("type")?.unwrap_or_else(|| "BPE".into());
+    if kind != "BPE" {
+        return Err(Error::Unsupported(format!("{place}.type is {kind}; pith knows BPE")));
+    }
+    let mut words = Words::default();
+    words.read_ids(&model.place("vocab"), model.need("vocab")?)?;
+    let merges = model.list("merges")?;
+    words.read_merges(&model.place("merges"), merges)?;
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if model.string(key)?.is_some_and(|affix| !affix.is_empty()) {
+            return Err(Error::Unsupported(format!("{} is set", model.place(key))));
+        }
+    }
+    if model.take("dropout").is_some_and(|p| p.as_f64() != Some(0.0)) {
+        return Err(Error::Unsupported(format!("{} is set", model.place("dropout"))));
+    }
+    let unknown = model.string("unk_token")?;
+    let fuse_unknown = model.flag("fuse_unk")?.unwrap_or(false);
+    let byte_fallback = model.flag("byte_fallback")?.unwrap_or(false);
+    let ignore_merges = model.flag("ignore_merges")?.unwrap_or(false);
+    model.done()?;
+    if byte_fallback && structure.model == Model::ByteLevel {
+        return Err(Error::Unsupported(format!("{place}.byte_fallback with byte-level pieces")));
+    }
+    for token in added {
+        let mut token = Object::new("tokenizer.json: added_tokens".into(), token)?;
+        let id = token.id("id")?;
+        words.add(id, AddedToken::read(token)?)?;
+    }
+    let template = match template {
+        Some(template) => template,
+        None => Template::default(),
+    };
+    let template = by_class(template, &words, settings)?;
+    Ok(Source {
+        structure,
+        words,
+        unknown,
+        fuse_unknown,
+        byte_fallback,
+        ignore_merges,
+        template,
+        json: Some(text),
+    })
+}
+
+/// transformers builds the template of Llama and Gemma tokenizers from their settings, whatever
+/// `tokenizer.json` says.
+fn by_class(mut template: Template, words: &Words, settings: &Settings) -> Result<Template> {
+    let class = settings.class.as_deref().unwrap_or_default();
+    let class = class.strip_suffix("Fast").unwrap_or(class);
+    if matches!(class, "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer") {
+        override_template(&mut template, words, settings)?;
+    }
+    Ok(template)
+}
+
+/// Takes BOS and EOS from the settings where these say something.
+fn override_template(template: &mut Template, words: &Words, settings: &Settings) -> Result<()> {
+    for (slot, add, token, key) in [
+        (&mut template.before, settings.add_bos, &settings.bos, "add_bos_token"),
+        (&mut template.behind, settings.add_eos, &settings.eos, "add_eos_token"),
+    ] {
+        match add {
+            None => {}
+            Some(false) => *slot = None,
+            Some(true) => {
+                let id = token.as_ref().and_then(|text| words.ids.get(text));
+                *slot = Some(*id.ok_or_else(|| {
+                    Error::Unsupported(format!(
+                        "tokenizer_config.json: {key} is set, but its token {token:?} has no id"
+                    ))
+                })?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `vocab.json` and `merges.txt`: GPT-2's byte-level BPE, which OPT and old checkpoints use.
+fn from_vocab(folder: &Path, settings: &Settings) -> Result<Source> {
+    let (vocab, merges) = (read_text(folder, "vocab.json")?, read_text(folder, "merges.txt")?);
+    let (Some(vocab), Some(merges)) = (vocab, merges) else {
+        return Err(Error::Unsupported(format!(
+            "no tokenizer in {}: wanted tokenizer.json, or vocab.json and merges.txt",
+            folder.display()
+        )));
+    };
+    let class = settings.class.as_deref().unwrap_or("GPT2Tokenizer");
+    if !matches!(class, "GPT2Tokenizer" | "GPT2TokenizerFast") {
+        return Err(Error::Unsupported(format!(
+            "vocab.json of a {class}: save it with transformers' fast tokenizer, so that there is \
+             a tokenizer.json"
+        )));
+    }
+    let mut words = Words::default();
+    words.read_ids("vocab.json", Object::parse("vocab.json", &vocab)?.rest().into())?;
+    let lines = merges.lines().filter(|l| !l.starts_with("#version") && !l.is_empty());
+    words.read_merges("merges.txt", lines.map(Into::into).collect())?;
+    let mut template = Template::default();
+    // GPT-2's special token is in the vocabulary, but only the class says that it is special.
+    if settings.eos.is_none() && words.ids.contains_key("<|endoftext|>") {
+        words.add(None, AddedToken::special("<|endoftext|>".into()))?;
+    }
+    for text in [&settings.bos, &settings.eos, &settings.unknown, &settings.padding] {
+        if let Some(text) = text {
+            words.add(None, AddedToken::special(text.clone()))?;
+        }
+    }
+    override_template(&mut template, &words, settings)?;
+    Ok(Source {
+        structure: Structure {
+            model: Model::ByteLevel,
+            pre: "gpt-2",
+            nfc: false,
+            space_prefix: SpacePrefix::Never,
+        },
+        words,
+        unknown: None,
+        fuse_unknown: false,
+        byte_fallback: false,
+        ignore_merges: false,
+        template,
+        json: None,
+    })
+}
+
+/// What the settings change, whichever files the vocabulary came from.
+fn apply(source: &mut Source, settings: &Settings) -> Result<()> {
+    for (id, token) in &settings.added {
+        source.words.add(Some(*id), token.clone())?;
+    }
+    for text in &settings.specials {
+        let known =
+            source.words.ids.get(text).is_some_and(|id| source.words.added.contains_key(id));
+        if !known {
+            source.words.add(None, AddedToken::special(text.clone()))?;
+        }
+    }
+    if let Some(add) = settings.add_prefix_space {
+        let prefix = &mut source.structure.space_prefix;
+        match (source.structure.model, source.structure.pre) {
+            (Model::ByteLevel, "gpt-2") => {
+                *prefix = if add { SpacePrefix::Missing } else { SpacePrefix::Never };
+            }
+            _ if add == (*prefix != SpacePrefix::Never) => {}
+            _ => {
+                return Err(Error::Unsupported(format!(
+                    "tokenizer_config.json: add_prefix_space = {add} contradicts tokenizer.json"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The GGUF keys.
+fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported> {
+    let Source { structure, mut words, .. } = source;
+    let mut dropped: Vec<(u32, String)> = Vec::new();
+    for (text, &id) in words.ids.iter().filter(|(_, id)| **id as usize >= n_vocab) {
+        if !words.added.contains_key(&id) {
+            return Err(Error::Unsupported(format!(
+                "token {id}, {text:?}, has no row in the embedding of {n_vocab}"
+            )));
+        }
+        dropped.push((id, text.clone()));
+    }
+    dropped.sort();
+    let n_tokens = words.ids.len();
+    for (id, text) in &dropped {
+        words.ids.remove(text);
+        words.added.remove(id);
+    }
+    let id = |text: &Option<String>| text.as_ref().and_then(|t| words.ids.get(t)).copied();
+    let unknown = id(&source.unknown);
+    let (tokens, kinds) = words.table(n_vocab, source.byte_fallback, unknown);
+    let bos = source.template.before.or(id(&settings.bos));
+    let eos = source.template.behind.or(id(&settings.eos));
+
+    let mut keys = Keys(Vec::new());
+    let sentencepiece = structure.model == Model::SentencePiece;
+    keys.string("tokenizer.ggml.model", if sentencepiece { "llama" } else { "gpt2" });
+    keys.string("tokenizer.ggml.pre", structure.pre);
+    let pairs =
+        || OwnedValue::Strings(words.merges.iter().map(|(a, b)| format!("{a} {b}")).collect());
+    if sentencepiece {
+        let (scores, exact) = words.scores(&kinds);
+        keys.set("tokenizer.ggml.scores", OwnedValue::F32s(scores));
+        // llama.cpp reads the scores alone, which then come close.
+        if !exact {
+            keys.set("tokenizer.ggml.merges", pairs());
+        }
+    } else {
+        keys.set("tokenizer.ggml.merges", pairs());
+    }
+    keys.set("tokenizer.ggml.tokens", OwnedValue::Strings(tokens));
+    let types = kinds.iter().map(|&k| k as i32).collect();
+    keys.set("tokenizer.ggml.token_type", OwnedValue::I32s(types));
+    keys.id("tokenizer.ggml.bos_token_id", bos);
+    keys.id("tokenizer.ggml.eos_token_id", eos);
+    keys.id("tokenizer.ggml.unknown_token_id", unknown);
+    keys.id("tokenizer.ggml.padding_token_id", id(&settings.padding));
+    keys.flag("tokenizer.ggml.add_bos_token", source.template.before.is_some());
+    keys.flag("tokenizer.ggml.add_eos_token", source.template.behind.is_some());
+    let prefix = structure.space_prefix;
+    keys.flag("tokenizer.ggml.add_space_prefix", prefix != SpacePrefix::Never);
+    keys.string("pith.tokenizer.space_prefix", prefix.name());
+    keys.string("pith.tokenizer.normalizer", if structure.nfc { "nfc" } else { "none" });
+    keys.flag("pith.tokenizer.ignore_merges", source.ignore_merges);
+    keys.flag("pith.tokenizer.fuse_unknown", source.fuse_unknown);
+    keys.ids("pith.tokenizer.lstrip", &words, |t| t.lstrip);
+    keys.ids("pith.tokenizer.rstrip", &words, |t| t.rstrip);
+    keys.ids("pith.tokenizer.normalized", &words, |t| t.normalized);
+    if let Some(template) = &settings.chat_template {
+        keys.string("tokenizer.chat_template", template);
+    }
+    if let Some(json) = &source.json {
+        keys.string("tokenizer.huggingface.json", json);
+    }
+    let dropped = dropped.into_iter().map(|(_, text)| text).collect();
+    Ok(Imported { keys: keys.0, n_tokens, dropped })
+}
+
+/// The list of keys being made.
+struct Keys(Vec<(String, OwnedValue)>);
+
+impl Keys {
+    fn set(&mut self, key: &str, value: OwnedValue) {
+        self.0.push((key.to_string(), value));
+    }
+
+    fn string(&mut self, key: &str, value: &str) {
+        self.set(key, OwnedValue::String(value.to_string()));
+    }
+
+    fn flag(&mut self, key: &str, value: bool) {
+        self.set(key, OwnedValue::Bool(value));
+    }
+
+    fn id(&mut self, key: &str, id: Option<u32>) {
+        if let Some(id) = id {
+            self.set(key, OwnedValue::U32(id));
+        }
+    }
+
+    /// The added tokens with a flag, if any.
+    fn ids(&mut self, key: &str, words: &Words, flag: impl Fn(&AddedToken) -> bool) {
+        let flagged = words.added.iter().filter(|(_, token)| flag(token));
+        let mut ids: Vec<u32> = flagged.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        if !ids.is_empty() {
+            self.set(key, OwnedValue::U32s(ids));
+        }
+    }
+}
