@@ -1,18 +1,82 @@
-//! The KV cache: f16 keys and values, `[n_layer][n_seq][n_head_kv][n_ctx][head_dim]`. A sequence's
+//! The KV cache: keys and values, `[n_layer][n_seq][n_head_kv][n_ctx][head_dim]`, as f16 or f32. A sequence's
 //! rows lie at its absolute positions, so nothing moves when others come and go, and attention's
 //! chunks are the same whether a position came from this step or an earlier one.
 
 use std::ops::Range;
 
-use crate::{Error, Result};
+use crate::{Error, Result, kernel::Kernels};
 
 /// Keys and values of `n_seq` sequences of up to `n_ctx` tokens.
 pub struct Cache {
     shape: Shape,
-    keys: Vec<u16>,
-    values: Vec<u16>,
+    keys: Store,
+    values: Store,
     /// Tokens of each sequence that the cache holds.
     lengths: Vec<usize>,
+}
+
+/// How the cache stores keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Type {
+    /// binary16: half the memory and traffic, as other programs do.
+    #[default]
+    F16,
+    /// f32: for comparisons with programs that round nothing.
+    F32,
+}
+
+impl Type {
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Type::F16 => 2,
+            Type::F32 => 4,
+        }
+    }
+}
+
+/// Keys, or values.
+enum Store {
+    F16(Vec<u16>),
+    F32(Vec<f32>),
+}
+
+impl Store {
+    /// `vec![0; n]` asks for zeroed pages without touching them, but aborts if refused: so a
+    /// reservation is tried first.
+    fn new(of: Type, len: usize) -> Option<Store> {
+        match of {
+            Type::F16 => {
+                Vec::<u16>::new().try_reserve_exact(len).ok()?;
+                Some(Store::F16(vec![0; len]))
+            }
+            Type::F32 => {
+                Vec::<f32>::new().try_reserve_exact(len).ok()?;
+                Some(Store::F32(vec![0.0; len]))
+            }
+        }
+    }
+
+    fn write(&mut self, kernels: &Kernels, span: Range<usize>, x: &[f32]) {
+        match self {
+            Store::F16(store) => kernels.to_f16(x, &mut store[span]),
+            Store::F32(store) => store[span].copy_from_slice(x),
+        }
+    }
+
+    fn read(&self, kernels: &Kernels, span: Range<usize>, out: &mut [f32]) {
+        match self {
+            Store::F16(store) => kernels.from_f16(&store[span], out),
+            Store::F32(store) => out.copy_from_slice(&store[span]),
+        }
+    }
+
+    fn copy_within(&mut self, from: Range<usize>, to: usize) {
+        match self {
+            Store::F16(store) => store.copy_within(from, to),
+            Store::F32(store) => store.copy_within(from, to),
+        }
+    }
 }
 
 /// The cache's dimensions.
@@ -28,10 +92,12 @@ pub struct Shape {
     pub n_ctx: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// How a value is stored.
+    pub of: Type,
 }
 
 impl Shape {
-    /// f16 values in the keys (and as many in the values); `None` on overflow.
+    /// Values in the keys (and as many in the values); `None` on overflow.
     fn len(&self) -> Option<usize> {
         [self.n_seq, self.n_head_kv, self.n_ctx, self.head_dim]
             .iter()
@@ -40,7 +106,7 @@ impl Shape {
 
     /// Bytes of the whole cache; `u64::MAX` where it doesn't fit in memory at all.
     pub fn bytes(&self) -> u64 {
-        self.len().and_then(|n| n.checked_mul(4)).map_or(u64::MAX, |n| n as u64)
+        self.len().and_then(|n| n.checked_mul(2 * self.of.bytes())).map_or(u64::MAX, |n| n as u64)
     }
 }
 
@@ -51,12 +117,10 @@ impl Cache {
     /// The memory can't be had.
     pub fn new(shape: Shape) -> Result<Cache> {
         let too_much = || Error::Memory { needed: shape.bytes(), limit: isize::MAX as u64 };
-        let len = shape.len().filter(|&n| n <= isize::MAX as usize / 4).ok_or_else(too_much)?;
-        // `vec![0; n]` asks for zeroed pages without touching them, but aborts if refused.
-        let probe = Vec::<u16>::new().try_reserve_exact(len);
-        probe.map_err(|_| too_much())?;
-        let lengths = vec![0; shape.n_seq];
-        Ok(Cache { shape, keys: vec![0; len], values: vec![0; len], lengths })
+        let fits = |n: &usize| *n <= isize::MAX as usize / (2 * shape.of.bytes());
+        let len = shape.len().filter(fits).ok_or_else(too_much)?;
+        let store = || Store::new(shape.of, len).ok_or_else(too_much);
+        Ok(Cache { shape, keys: store()?, values: store()?, lengths: vec![0; shape.n_seq] })
     }
 
     /// The cache's dimensions.
@@ -110,28 +174,30 @@ impl Cache {
         first + positions.start * head_dim..first + positions.end * head_dim
     }
 
-    /// Keys and values `[n, head_dim]` of some positions of one head.
-    pub fn rows(
+    /// Keys and values `[n, head_dim]` of some positions of one head, widened to f32.
+    pub(crate) fn read(
         &self,
-        layer: usize,
-        seq: usize,
-        head: usize,
+        kernels: &Kernels,
+        (layer, seq, head): (usize, usize, usize),
         positions: Range<usize>,
-    ) -> (&[u16], &[u16]) {
+        (keys, values): (&mut [f32], &mut [f32]),
+    ) {
         let span = self.span(layer, seq, head, positions);
-        (&self.keys[span.clone()], &self.values[span])
+        self.keys.read(kernels, span.clone(), &mut keys[..span.len()]);
+        self.values.read(kernels, span.clone(), &mut values[..span.len()]);
     }
 
-    /// Where one position's key and value `[head_dim]` are to be written.
-    pub(crate) fn row_mut(
+    /// Stores one position's key and value `[head_dim]`.
+    pub(crate) fn write(
         &mut self,
-        layer: usize,
-        seq: usize,
-        head: usize,
+        kernels: &Kernels,
+        (layer, seq, head): (usize, usize, usize),
         position: usize,
-    ) -> (&mut [u16], &mut [u16]) {
+        (key, value): (&[f32], &[f32]),
+    ) {
         let span = self.span(layer, seq, head, position..position + 1);
-        (&mut self.keys[span.clone()], &mut self.values[span])
+        self.keys.write(kernels, span.clone(), key);
+        self.values.write(kernels, span, value);
     }
 }
 
@@ -139,43 +205,49 @@ impl Cache {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { n_layer: 2, n_seq: 3, n_head_kv: 2, n_ctx: 5, head_dim: 4 };
+    fn shape(of: Type) -> Shape {
+        Shape { n_layer: 2, n_seq: 3, n_head_kv: 2, n_ctx: 5, head_dim: 4, of }
+    }
+
+    fn read(cache: &Cache, at: (usize, usize, usize), position: usize) -> ([f32; 4], [f32; 4]) {
+        let (mut k, mut v) = ([0.0; 4], [0.0; 4]);
+        cache.read(Kernels::best(), at, position..position + 1, (&mut k, &mut v));
+        (k, v)
+    }
 
     #[test]
     fn rows_of_different_places_do_not_overlap() {
-        let mut cache = Cache::new(SHAPE).unwrap();
-        let mut mark = 0;
-        for layer in 0..2 {
-            for seq in 0..3 {
-                for head in 0..2 {
-                    for position in 0..5 {
-                        mark += 1;
-                        let (k, v) = cache.row_mut(layer, seq, head, position);
-                        assert!(k.iter().chain(v.iter()).all(|&x| x == 0), "written twice");
-                        k.fill(mark);
-                        v.fill(mark);
-                    }
-                }
+        for of in [Type::F16, Type::F32] {
+            let mut cache = Cache::new(shape(of)).unwrap();
+            let places = (0..2 * 3 * 2 * 5).map(|i| ((i / 30, i / 10 % 3, i / 5 % 2), i % 5));
+            for (mark, (at, position)) in (1..).zip(places.clone()) {
+                let mark = mark as f32;
+                assert_eq!(read(&cache, at, position), ([0.0; 4], [0.0; 4]), "written twice");
+                cache.write(Kernels::best(), at, position, (&[mark; 4], &[-mark; 4]));
+            }
+            for (mark, (at, position)) in (1..).zip(places) {
+                let mark = mark as f32;
+                assert_eq!(read(&cache, at, position), ([mark; 4], [-mark; 4]));
             }
         }
     }
 
     #[test]
     fn a_fork_copies_and_then_lives_alone() {
-        let mut cache = Cache::new(SHAPE).unwrap();
-        cache.row_mut(1, 0, 1, 2).0.fill(7);
+        let mut cache = Cache::new(shape(Type::F16)).unwrap();
+        cache.write(Kernels::best(), (1, 0, 1), 2, (&[7.0; 4], &[8.0; 4]));
         cache.grow(0, 3);
         cache.fork(0, 2);
-        assert_eq!((cache.len(2), cache.rows(1, 2, 1, 2..3).0), (3, &[7; 4][..]));
-        cache.row_mut(1, 2, 1, 2).0.fill(9);
+        assert_eq!((cache.len(2), read(&cache, (1, 2, 1), 2)), (3, ([7.0; 4], [8.0; 4])));
+        cache.write(Kernels::best(), (1, 2, 1), 2, (&[9.0; 4], &[9.0; 4]));
         cache.truncate(2, 1);
         assert_eq!((cache.len(0), cache.len(2)), (3, 1));
-        assert_eq!(cache.rows(1, 0, 1, 2..3).0, &[7; 4]);
+        assert_eq!(read(&cache, (1, 0, 1), 2), ([7.0; 4], [8.0; 4]));
     }
 
     #[test]
     fn an_absurd_shape_is_refused() {
-        let shape = Shape { n_ctx: usize::MAX / 64, ..SHAPE };
+        let shape = Shape { n_ctx: usize::MAX / 64, ..shape(Type::F16) };
         assert!(matches!(Cache::new(shape), Err(Error::Memory { .. })));
     }
 }

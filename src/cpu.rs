@@ -96,13 +96,15 @@ impl Cpu {
         });
         let ropes = plan.ropes.iter().map(|rope| {
             let half = n_batch * rope.n_rot / 2;
-            let angles = RopeAngles::new(rope.n_rot, rope.base, rope.scale, rope.factors.as_deref());
+            let angles =
+                RopeAngles::new(rope.n_rot, rope.base, rope.scale, rope.factors.as_deref());
             RopeBuffer { angles, cos: vec![0.0; half], sin: vec![0.0; half] }
         });
         let hp = model.hparams();
         let group = hp.n_head / hp.n_head_kv;
         let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
-        let scratch = (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(hp.head_dim, group, widest)));
+        let scratch =
+            (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(hp.head_dim, group, widest)));
         Ok(Cpu {
             kernels,
             buffers: buffers.collect(),
@@ -137,7 +139,8 @@ impl Cpu {
         let Cpu { kernels, team, buffers, ropes, scratch } = self;
         let n_wanted = rows.iter().filter(|r| r.wanted).count();
         team.step(|region| {
-            let mut step = Step { kernels, region, buffers, ropes, scratch, model, plan, rows, n_wanted };
+            let mut step =
+                Step { kernels, region, buffers, ropes, scratch, model, plan, rows, n_wanted };
             for op in &plan.ops {
                 step.run(op, cache);
             }
@@ -361,12 +364,17 @@ impl Step<'_> {
         let (mut data, groups) = (std::mem::take(data), *groups);
         let (x, kernels) = (self.input(input), self.kernels);
         let tile_rows = (ELEMENTS / width.max(1)).max(1);
-        self.region.tiles(Mat::new(&mut data, n, groups, groups), tile_rows, groups, |_, mut tile| {
-            for i in 0..tile.n_rows() {
-                let row = &x[(tile.row0() + i) * width..][..width];
-                kernels.quantize(per, row, tile.row_mut(i));
-            }
-        });
+        self.region.tiles(
+            Mat::new(&mut data, n, groups, groups),
+            tile_rows,
+            groups,
+            |_, mut tile| {
+                for i in 0..tile.n_rows() {
+                    let row = &x[(tile.row0() + i) * width..][..width];
+                    kernels.quantize(per, row, tile.row_mut(i));
+                }
+            },
+        );
         self.buffers[out.0] = Buffer::A8 { data, width: groups };
     }
 
@@ -382,7 +390,8 @@ impl Step<'_> {
         let row_bytes = stored.len() / weight.n_out;
         let kernels = self.kernels;
         // All tokens of the step share one tile, so that a weight is unpacked once for all.
-        let tile_cols = (weight.n_out / (4 * self.region.n_threads())).clamp(16, 64).next_multiple_of(8);
+        let tile_cols =
+            (weight.n_out / (4 * self.region.n_threads())).clamp(16, 64).next_multiple_of(8);
         let mat = Mat::window(&mut data, n, col, weight.n_out, stride);
         self.region.tiles(mat, n.max(1), tile_cols, |_, mut tile| {
             let span = tile.col0() * row_bytes..(tile.col0() + tile.n_cols()) * row_bytes;
@@ -412,7 +421,8 @@ impl Step<'_> {
             for i in 0..tile.n_rows() {
                 let span = (tile.row0() + i) * half..(tile.row0() + i + 1) * half;
                 let (cos, sin) = (&cos[span.clone()], &sin[span]);
-                for head in tile.row_mut(i)[col..][..n_heads * head_dim].chunks_exact_mut(head_dim) {
+                for head in tile.row_mut(i)[col..][..n_heads * head_dim].chunks_exact_mut(head_dim)
+                {
                     step.kernels.rope(pairing, &mut head[..2 * half], cos, sin);
                 }
             }
@@ -425,9 +435,9 @@ impl Step<'_> {
         let (n_head_kv, head_dim) = (cache.shape().n_head_kv, cache.shape().head_dim);
         for (row, x) in self.rows.iter().zip(x.chunks_exact(width)) {
             for head in 0..n_head_kv {
-                let (k, v) = cache.row_mut(layer, row.seq, head, row.position);
-                self.kernels.to_f16(&x[k_col + head * head_dim..][..head_dim], k);
-                self.kernels.to_f16(&x[v_col + head * head_dim..][..head_dim], v);
+                let key = &x[k_col + head * head_dim..][..head_dim];
+                let value = &x[v_col + head * head_dim..][..head_dim];
+                cache.write(self.kernels, (layer, row.seq, head), row.position, (key, value));
             }
         }
     }
@@ -472,16 +482,16 @@ impl Step<'_> {
         for chunk in first / CHUNK..end.div_ceil(CHUNK) {
             let start = chunk * CHUNK;
             let span = start.max(first)..(start + CHUNK).min(end);
-            let (k, v) = cache.rows(attend.layer, rows[0].seq, kv_head, span.clone());
-            self.kernels.from_f16(k, &mut keys[..k.len()]);
-            self.kernels.from_f16(v, &mut values[..v.len()]);
+            let at = (attend.layer, rows[0].seq, kv_head);
+            cache.read(self.kernels, at, span.clone(), (keys, values));
             for (i, row) in rows.iter().enumerate() {
                 let seen = from(row.position).max(span.start)..(row.position + 1).min(span.end);
                 if seen.is_empty() {
                     continue;
                 }
                 let kv = (seen.start - span.start) * head_dim..(seen.end - span.start) * head_dim;
-                let q = &self.input(attend.q)[(tile.row0() + run.start + i) * self.width(attend.q)..];
+                let q =
+                    &self.input(attend.q)[(tile.row0() + run.start + i) * self.width(attend.q)..];
                 for (h, out) in tile.row_mut(run.start + i).chunks_exact_mut(head_dim).enumerate() {
                     let head = kv_head * group + h;
                     let (max, sum) = &mut softmax[i * group + h];

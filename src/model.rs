@@ -321,7 +321,9 @@ fn read_hparams(
     if head_dim == 0 || n_head % n_head_kv != 0 || n_head > MAX_WIDTH / head_dim {
         return Err(Error::malformed(
             "GGUF",
-            format!("heads don't fit together: n_head {n_head}, n_head_kv {n_head_kv}, head_dim {head_dim}"),
+            format!(
+                "heads don't fit together: n_head {n_head}, n_head_kv {n_head_kv}, head_dim {head_dim}"
+            ),
         ));
     }
     if numbers.integer(Hp::HeadDimV)?.is_some_and(|v| v != head_dim) {

@@ -74,7 +74,7 @@ pub enum Op {
     Clamp { buf: Buf, limit: f32 },
     /// Turns `n_heads` heads from column `col` on.
     Rope { table: usize, pairing: Pairing, buf: Buf, col: usize, n_heads: usize },
-    /// The rows' keys and values go into the cache, as f16.
+    /// The rows' keys and values go into the cache, in its type.
     WriteKv { layer: usize, buf: Buf, k_col: usize, v_col: usize },
     /// out[n, n_head * head_dim] = softmax(scale * q.k + ...) v over the sequence so far.
     Attend(Attend),
@@ -293,7 +293,8 @@ impl<'m> Planner<'m> {
         let n_layer = self.model.hparams().n_layer;
         let windows = (0..n_layer).any(|il| self.window(il).is_some());
         let local = rope.base_local.filter(|_| windows);
-        let local = local.map(|base| RopeSpec { base, scale: 1.0, factors: None, ..global.clone() });
+        let local =
+            local.map(|base| RopeSpec { base, scale: 1.0, factors: None, ..global.clone() });
         self.ropes = [Some(global), local].into_iter().flatten().collect();
         self.ops.extend((0..self.ropes.len()).map(|table| Op::RopeTable { table }));
     }

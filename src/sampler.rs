@@ -74,7 +74,8 @@ impl Sampler {
                 continue;
             }
             if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+                *logit =
+                    if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
             }
         }
     }
@@ -183,7 +184,8 @@ mod tests {
     #[test]
     fn filters_cut_the_tail() {
         let logits = [1.0, 3.0, 2.0, 0.0];
-        let kept = |options| counts(options, &logits, 2000).iter().map(|&c| c > 0).collect::<Vec<_>>();
+        let kept =
+            |options| counts(options, &logits, 2000).iter().map(|&c| c > 0).collect::<Vec<_>>();
         assert_eq!(kept(Options { top_k: 2, ..OFF }), [false, true, true, false]);
         assert_eq!(kept(Options { min_p: 0.3, ..OFF }), [false, true, true, false]);
         assert_eq!(kept(Options { top_p: 0.5, ..OFF }), [false, true, false, false]);

@@ -5,7 +5,7 @@ use std::{num::NonZero, thread};
 
 use crate::{
     Error, Result,
-    cache::{Cache, Shape},
+    cache::{self, Cache, Shape},
     cpu::{Cpu, Row},
     kernel::Kernels,
     model::{Hparams as Hp, Model},
@@ -26,6 +26,8 @@ pub struct Options {
     pub n_batch: usize,
     /// Most tokens of one step whose logits are wanted.
     pub n_logits: usize,
+    /// How the KV cache stores its values.
+    pub cache: cache::Type,
     /// Threads; 0 is all cores.
     pub n_threads: usize,
     /// Instruction set; `None` is the best of this CPU.
@@ -41,6 +43,7 @@ impl Default for Options {
             n_seq: 1,
             n_batch: 64,
             n_logits: 1,
+            cache: cache::Type::F16,
             n_threads: 0,
             kernels: None,
             max_memory: None,
@@ -126,7 +129,7 @@ impl<'m> Session<'m> {
             n => n,
         };
         let Hp { n_layer, n_head_kv, head_dim, .. } = *hp;
-        let shape = Shape { n_layer, n_seq, n_head_kv, n_ctx, head_dim };
+        let shape = Shape { n_layer, n_seq, n_head_kv, n_ctx, head_dim, of: options.cache };
         let memory = Memory {
             kv: shape.bytes(),
             buffers: plan.buffer_bytes(n_batch, n_logits) as u64,
@@ -348,4 +351,3 @@ impl<'m> Session<'m> {
         self.eval(seq, &ids[common..])
     }
 }
-

@@ -145,7 +145,11 @@ impl Region<'_> {
             let epoch = self.epoch.load(Acquire);
             if epoch == seen {
                 idle += 1;
-                if idle < SPINS { hint::spin_loop() } else { thread::yield_now() }
+                if idle < SPINS {
+                    hint::spin_loop()
+                } else {
+                    thread::yield_now()
+                }
                 continue;
             }
             (seen, idle) = (epoch, 0);

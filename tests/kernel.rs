@@ -290,7 +290,8 @@ fn attend(kernels: &Kernels, n: usize, first: usize, cap: f32, slope: f32) -> (V
         kernels.attend(&chunk, &mut scores, state);
     }
     let score = |j: usize| {
-        let dot: f64 = (0..head_dim).map(|d| f64::from(q[d]) * f64::from(keys[j * head_dim + d])).sum();
+        let dot: f64 =
+            (0..head_dim).map(|d| f64::from(q[d]) * f64::from(keys[j * head_dim + d])).sum();
         let mut s = dot * f64::from(scale);
         if cap != 0.0 {
             s = f64::from(cap) * (s / f64::from(cap)).tanh();
@@ -310,7 +311,8 @@ fn attend(kernels: &Kernels, n: usize, first: usize, cap: f32, slope: f32) -> (V
 #[test]
 fn attention_is_softmax_of_scores_times_values() {
     for n in [1, 2, 15, 16, 17, 255, 256, 257, 700] {
-        for (first, cap, slope) in [(0, 0.0, 0.0), (n / 3, 0.0, 0.0), (0, 5.0, 0.0), (0, 0.0, 0.25)] {
+        for (first, cap, slope) in [(0, 0.0, 0.0), (n / 3, 0.0, 0.0), (0, 5.0, 0.0), (0, 0.0, 0.25)]
+        {
             let (reference, wanted) = attend(scalar(), n, first, cap, slope);
             for (got, wanted) in reference.iter().zip(wanted) {
                 assert!((f64::from(*got) - wanted).abs() < 2e-6, "n {n}: {got} {wanted}");

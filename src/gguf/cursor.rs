@@ -40,7 +40,8 @@ impl<'a> Cursor<'a> {
 
     fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let taken = self.bytes[self.at..].get(..n).ok_or_else(|| {
-            let fault = format!("wanted {n} bytes, {} are left; is the file truncated?", self.left());
+            let fault =
+                format!("wanted {n} bytes, {} are left; is the file truncated?", self.left());
             fault_at(self.at, fault)
         })?;
         self.at += n;
@@ -67,7 +68,10 @@ impl<'a> Cursor<'a> {
         let count = self.u64()?;
         let (left, most) = (self.left(), self.left() / min_bytes);
         usize::try_from(count).ok().filter(|&n| n <= most).ok_or_else(|| {
-            fault_at(at, format!("{what} is {count}, but the {left} bytes left hold at most {most}"))
+            fault_at(
+                at,
+                format!("{what} is {count}, but the {left} bytes left hold at most {most}"),
+            )
         })
     }
 

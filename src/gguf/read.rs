@@ -283,7 +283,8 @@ impl<'a> Header<'a> {
         }
         let offset = relative.checked_add(start as u64);
         let end = offset.and_then(|o| o.checked_add(n_bytes));
-        let (Some(offset), Some(end)) = (offset, end.filter(|&end| end <= bytes.len() as u64)) else {
+        let (Some(offset), Some(end)) = (offset, end.filter(|&end| end <= bytes.len() as u64))
+        else {
             return Err(self.fault(&format!(
                 "{n_bytes} bytes at {start} + {relative} lie outside the file of {} bytes; is it \
                  truncated?",

@@ -58,9 +58,15 @@ impl OwnedValue {
             OwnedValue::Strings(v) => {
                 put_array(out, Type::String, v, |out, v| put_string(out, v));
             }
-            OwnedValue::F32s(v) => put_array(out, Type::F32, v, |out, v| out.extend(v.to_le_bytes())),
-            OwnedValue::U32s(v) => put_array(out, Type::U32, v, |out, v| out.extend(v.to_le_bytes())),
-            OwnedValue::I32s(v) => put_array(out, Type::I32, v, |out, v| out.extend(v.to_le_bytes())),
+            OwnedValue::F32s(v) => {
+                put_array(out, Type::F32, v, |out, v| out.extend(v.to_le_bytes()))
+            }
+            OwnedValue::U32s(v) => {
+                put_array(out, Type::U32, v, |out, v| out.extend(v.to_le_bytes()))
+            }
+            OwnedValue::I32s(v) => {
+                put_array(out, Type::I32, v, |out, v| out.extend(v.to_le_bytes()))
+            }
             OwnedValue::Bools(v) => put_array(out, Type::Bool, v, |out, v| out.push(u8::from(*v))),
         }
     }
@@ -333,9 +339,9 @@ impl Temporary {
     /// Creates a file in the folder of `path`, so that the rename stays on one file system. A name
     /// that is taken belongs to another writer, maybe one that was killed: it is left alone.
     fn beside(path: &Path) -> Result<(File, Temporary)> {
-        let name = path.file_name().ok_or_else(|| {
-            Error::Invalid(format!("{} names no file to write", path.display()))
-        })?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::Invalid(format!("{} names no file to write", path.display())))?;
         let mut attempt = 0u32;
         loop {
             let mut hidden = std::ffi::OsString::from(".");

@@ -69,11 +69,7 @@ fn pass<F: Block, const N: usize>(
 /// acc += da * (d * S + m * Y) for eight blocks, lane by lane.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn take<F: Block, const N: usize>(
-    group: &[u8],
-    x: [&A8; N],
-    acc: &mut [__m256; N],
-) {
+fn take<F: Block, const N: usize>(group: &[u8], x: [&A8; N], acc: &mut [__m256; N]) {
     let mut w = [_mm256_setzero_si256(); 8];
     let mut d = [0u16; 8];
     let mut m = [0u16; 8];
@@ -145,12 +141,8 @@ fn finish(acc: __m256) -> f32 {
 #[target_feature(enable = "avx2,f16c")]
 fn fifth_bits(bits: &[u8; 4]) -> __m256i {
     let bits = _mm256_set1_epi32(i32::from_le_bytes(*bits));
-    let byte = _mm256_setr_epi64x(
-        0,
-        0x0101_0101_0101_0101,
-        0x0202_0202_0202_0202,
-        0x0303_0303_0303_0303,
-    );
+    let byte =
+        _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
     let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, byte), bit), bit);
     _mm256_and_si256(set, _mm256_set1_epi8(16))

@@ -111,10 +111,7 @@ fn by_rows<F: Float, const R: usize, const N: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn tile<F: Float, const R: usize, const N: usize>(
-    w: [&[u8]; R],
-    x: [&[f32]; N],
-) -> [[f32; N]; R] {
+fn tile<F: Float, const R: usize, const N: usize>(w: [&[u8]; R], x: [&[f32]; N]) -> [[f32; N]; R] {
     let n_in = x[0].len();
     let mut sums = [[[_mm256_setzero_ps(); 2]; N]; R];
     for k in (0..n_in / 16 * 16).step_by(16) {
