@@ -326,7 +326,7 @@ impl OpenWriter {
     }
 
     fn pad(&mut self) -> Result<()> {
-        const ZEROS: [u8; MAX_ALIGNMENT as usize] = [0; MAX_ALIGNMENT as usize];
+        static ZEROS: [u8; MAX_ALIGNMENT as usize] = [0; MAX_ALIGNMENT as usize];
         let n = self.total.next_multiple_of(self.alignment) - self.total;
         self.put(&ZEROS[..n as usize])
     }
