@@ -62,7 +62,7 @@ def austen(deb, work):
         deb = next(work.glob("r-cran-janeaustenr_*.deb"))
     subprocess.run(["dpkg-deb", "-x", deb, work / "austen"], check=True)
     data = (work / "austen/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb").read_bytes()
-    names = ["emma", "mansfieldpark", "northangerabbey", "persuasion", "prideprejudice", "sensesensibility"]
+    names = "emma mansfieldpark northangerabbey persuasion prideprejudice sensesensibility".split()
     novels, at = {}, 0
     for name in names:
         stream = zlib.decompressobj()
@@ -95,14 +95,17 @@ def chapters(lines):
 def general(path):
     """A general text as documents; WikiText's spaced-out punctuation is put back together."""
     text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    text = re.sub(r"(?s)\A.*?\*\*\* ?START OF[^\n]*\n|\n\*\*\* ?END OF.*\Z|\nEnd of (the )?Project Gutenberg.*\Z", "", text)
+    # What Project Gutenberg puts around a book.
+    text = re.sub(r"(?s)\A.*?\*\*\* ?START OF[^\n]*\n", "", text)
+    text = re.sub(r"(?s)\n(\*\*\* ?END OF|End of (the )?Project Gutenberg).*\Z", "", text)
     if " @-@ " in text:
         text = re.sub(r" @([-,.])@ ", r"\1", text)
         text = re.sub(r" ([,.;:!?)\]]|'s\b|n't\b|'\w+\b)", r"\1", text)
         text = re.sub(r"([(\[]) ", r"\1", text)
         text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)
         articles = re.split(r"\n = [^=\n]+ = \n", text)
-        return ["\n\n".join(p.strip() for p in a.split("\n") if p.strip() and not p.startswith(" =")) for a in articles]
+        kept = ([p.strip() for p in a.split("\n") if p.strip() and not p.startswith(" =")] for a in articles)
+        return ["\n\n".join(article) for article in kept]
     if re.search(r"^[A-Z][A-Za-z ]+:$", text, re.M):  # a play: keep its line breaks
         return [text.strip()]
     return ["\n\n".join(paragraphs(text.split("\n")))]
@@ -291,8 +294,10 @@ def main():
         model.load_state_dict(weights, strict=False)  # the tied output matrix is not in the file
         print(f"resumed, held-out perplexity {perplexity(model, held_out):.3f}", flush=True)
     else:
-        run(model, general_ids, label="general", batch=BATCH, seq=SEQ, epochs=args.general_epochs, minutes=args.minutes[0], rate=3e-3, **common)
-    run(model, domain_ids, label="domain", batch=BATCH // 2, seq=2 * SEQ, epochs=args.domain_epochs, minutes=args.minutes[1], rate=args.domain_rate, **common)
+        how = dict(batch=BATCH, seq=SEQ, epochs=args.general_epochs, minutes=args.minutes[0], rate=3e-3)
+        run(model, general_ids, label="general", **how, **common)
+    how = dict(batch=BATCH // 2, seq=2 * SEQ, epochs=args.domain_epochs, minutes=args.minutes[1])
+    run(model, domain_ids, label="domain", rate=args.domain_rate, **how, **common)
     save(model, args.out)
 
 
