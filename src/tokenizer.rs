@@ -99,8 +99,8 @@ impl Tokenizer {
             kinds: vocab.kinds.clone(),
             merges: merges(vocab, &pieces)?,
             byte_ids: byte_ids(vocab, &pieces),
-            added: Added::new(Vec::new())?,
-            added_normalized: Added::new(Vec::new())?,
+            added: Added::new(Vec::new()),
+            added_normalized: Added::new(Vec::new()),
             bos: vocab.bos,
             eos: vocab.eos,
             unknown: vocab.unknown,
@@ -118,8 +118,8 @@ impl Tokenizer {
             tokenizer.splitter = Splitter::Spaces;
         }
         let (normalized, as_is) = tokenizer.added_tokens(vocab);
-        tokenizer.added = Added::new(as_is)?;
-        tokenizer.added_normalized = Added::new(normalized)?;
+        tokenizer.added = Added::new(as_is);
+        tokenizer.added_normalized = Added::new(normalized);
         Ok(tokenizer)
     }
 

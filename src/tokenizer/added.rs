@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use crate::{Error, Result};
-
-/// Longest added token in bytes. A text without a match costs at most this many steps per byte.
-const MAX_LEN: usize = 512;
+const ROOT: u32 = 0;
+/// No state, no token.
+const NONE: u32 = u32::MAX;
 
 /// One added token.
 pub(super) struct AddedToken {
@@ -28,32 +27,100 @@ pub(super) enum Part {
     Text(Range<usize>),
 }
 
-/// A set of added tokens.
+/// A set of added tokens as an automaton after Aho and Corasick, so that text which almost matches
+/// costs no more than other text. States are numbered breadth first: the children of state `s` are
+/// `first[s]..first[s + 1]`, in the order of their bytes.
 pub(super) struct Added {
-    /// Sorted by text, so that those with a common prefix are neighbours.
+    /// Sorted by text.
     tokens: Vec<AddedToken>,
-    /// Where the tokens that begin with each byte start in `tokens`.
-    by_first: Box<[u32; 257]>,
+    /// The byte that leads to each state.
+    byte: Vec<u8>,
+    /// First child of each state; one more entry than there are states.
+    first: Vec<u32>,
+    /// Where to go on when no child fits: the state of the longest proper suffix, or `NONE` where
+    /// giving up the state's own start would lose a token that was found there.
+    fail: Vec<u32>,
+    /// The leftmost, longest token that ends in each state, or `NONE`.
+    token: Vec<u32>,
 }
 
 impl Added {
     /// The set of `tokens`. Of two with the same text the one with the lower id counts.
-    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Result<Added> {
+    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Added {
         tokens.retain(|t| !t.text.is_empty());
-        if let Some(t) = tokens.iter().find(|t| t.text.len() > MAX_LEN) {
-            return Err(Error::Unsupported(format!(
-                "added token {} has {} bytes of text; pith matches up to {MAX_LEN}",
-                t.id,
-                t.text.len()
-            )));
-        }
         tokens.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         tokens.dedup_by(|b, a| a.text == b.text);
-        let mut by_first = Box::new([0; 257]);
-        for (byte, start) in by_first.iter_mut().enumerate() {
-            *start = tokens.partition_point(|t| usize::from(t.text.as_bytes()[0]) < byte) as u32;
+        let mut added =
+            Added { tokens, byte: vec![0], first: vec![1], fail: vec![ROOT], token: vec![NONE] };
+        added.grow();
+        added.link();
+        added
+    }
+
+    /// Makes the states, breadth first, with their own tokens.
+    fn grow(&mut self) {
+        // The tokens that each state is a prefix of, and the prefix's length.
+        let mut prefixes = vec![(0..self.tokens.len(), 0)];
+        let mut state = 0;
+        while let Some((range, depth)) = prefixes.get(state).cloned() {
+            let mut from = range.start;
+            if from < range.end && self.tokens[from].text.len() == depth {
+                self.token[state] = from as u32;
+                from += 1;
+            }
+            while from < range.end {
+                let byte = self.tokens[from].text.as_bytes()[depth];
+                let same = |t: &AddedToken| t.text.as_bytes()[depth] == byte;
+                let to = from + self.tokens[from..range.end].partition_point(same);
+                self.byte.push(byte);
+                self.token.push(NONE);
+                prefixes.push((from..to, depth + 1));
+                from = to;
+            }
+            self.first.push(self.byte.len() as u32);
+            state += 1;
         }
-        Ok(Added { tokens, by_first })
+    }
+
+    /// Sets `fail`, parents before children, and lets states inherit tokens that end in them.
+    fn link(&mut self) {
+        self.fail.resize(self.byte.len(), ROOT);
+        for parent in 0..self.byte.len() as u32 {
+            for state in self.children(parent) {
+                let own = self.token[state as usize] != NONE;
+                // A token that starts here is further left than any suffix.
+                let fail = if own { NONE } else { self.suffix(parent, self.byte[state as usize]) };
+                self.fail[state as usize] = fail;
+                if !own && fail != NONE {
+                    self.token[state as usize] = self.token[fail as usize];
+                }
+            }
+        }
+    }
+
+    /// The state of the longest proper suffix of `parent` and `byte`.
+    fn suffix(&self, parent: u32, byte: u8) -> u32 {
+        let mut state = parent;
+        while state != ROOT {
+            state = self.fail[state as usize];
+            if state == NONE {
+                return NONE;
+            }
+            if let Some(child) = self.child(state, byte) {
+                return child;
+            }
+        }
+        ROOT
+    }
+
+    fn children(&self, state: u32) -> Range<u32> {
+        self.first[state as usize]..self.first[state as usize + 1]
+    }
+
+    fn child(&self, state: u32, byte: u8) -> Option<u32> {
+        let children = self.children(state);
+        let bytes = &self.byte[children.start as usize..children.end as usize];
+        bytes.binary_search(&byte).ok().map(|at| children.start + at as u32)
     }
 
     /// The id of the token that is exactly `text`.
@@ -62,39 +129,39 @@ impl Added {
         Some(self.tokens[at].id)
     }
 
-    /// The longest token that `text` begins with.
-    fn longest(&self, text: &[u8]) -> Option<&AddedToken> {
-        let first = usize::from(*text.first()?);
-        let (lo, hi) = (self.by_first[first] as usize, self.by_first[first + 1] as usize);
-        // All of these agree with the text in their first `depth` bytes.
-        let mut tokens = &self.tokens[lo..hi];
-        let (mut depth, mut best) = (1, None);
-        while let Some(head) = tokens.first() {
-            if head.text.len() == depth {
-                best = Some(head);
-                tokens = &tokens[1..];
+    /// The leftmost token in `text[from..]`, the longest there, and where it ends.
+    fn find(&self, text: &[u8], from: usize) -> Option<(&AddedToken, usize)> {
+        let (mut state, mut found) = (ROOT, None);
+        for (at, &byte) in text.iter().enumerate().skip(from) {
+            loop {
+                if let Some(child) = self.child(state, byte) {
+                    state = child;
+                    break;
+                }
+                if state == ROOT {
+                    break;
+                }
+                state = self.fail[state as usize];
+                if state == NONE {
+                    return found;
+                }
             }
-            let Some(byte) = text.get(depth) else { break };
-            let lo = tokens.partition_point(|t| t.text.as_bytes()[depth] < *byte);
-            let hi = tokens.partition_point(|t| t.text.as_bytes()[depth] <= *byte);
-            tokens = &tokens[lo..hi];
-            depth += 1;
+            if let Some(token) = self.tokens.get(self.token[state as usize] as usize) {
+                found = Some((token, at + 1));
+            }
         }
-        best
+        found
     }
 
     /// Cuts `text` into its parts, in order. A special token that isn't asked for stays text, but
     /// no other token is looked for inside it.
     pub(super) fn split(&self, text: &str, parse_special: bool, mut part: impl FnMut(Part)) {
-        let bytes = text.as_bytes();
         // Everything before `done` has been handed out; the next match is looked for from `at`.
         let (mut done, mut at) = (0, 0);
-        while !self.tokens.is_empty() && at < bytes.len() {
-            let Some(token) = self.longest(&bytes[at..]) else {
-                at += 1;
-                continue;
-            };
-            let (mut start, mut end) = (at, at + token.text.len());
+        while !self.tokens.is_empty()
+            && let Some((token, mut end)) = self.find(text.as_bytes(), at)
+        {
+            let mut start = end - token.text.len();
             at = end;
             if token.special && !parse_special {
                 continue;
