@@ -66,7 +66,7 @@ impl Splitter {
                 each(part, gpt2, &mut |part: &[u8]| byte_digits(part, word));
             }),
             Splitter::Spaces => each(text, spaces, word),
-            Splitter::Whole => word(text.as_bytes()),
+            Splitter::Whole => each(text, str::len, word),
         }
     }
 }
