@@ -84,7 +84,7 @@ impl Word {
                 continue;
             }
             // A neighbour may have changed since; what is there now must still make this piece.
-            if !self.pair(merges, pieces, text, at).is_some_and(|(_, now)| now == merged) {
+            if self.pair(merges, pieces, text, at).is_none_or(|(_, now)| now != merged) {
                 continue;
             }
             let right = self.symbols[left.next as usize];
