@@ -1,0 +1,137 @@
+//! Speed of the kernels, table by table: products of a 2048 x 2048 matrix with 1, 4 and 16 tokens
+//! in every format, and the other ops of a step at the sizes of a small model. Throughput is in
+//! elements: multiplications for products, values elsewhere.
+//!
+//! `cargo bench --bench kernel -- avx2/Q4_K` runs what contains the given text.
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pith::{
+    kernel::{A8, AttendChunk, AttendState, CHUNK, Input, Kernels, Per},
+    quant::Format,
+    team::Mat,
+};
+use pith_models::{Act, Pairing};
+
+/// Rows of a matrix, and weights of a row.
+const N: usize = 2048;
+
+/// Numbers in -1..1, spread evenly and always the same.
+fn values(n: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// A matrix of real weights: rows are repeats of 16 encoded ones, since encoding is slow.
+fn weights(format: Format) -> Vec<u8> {
+    let row_bytes = format.row_bytes(N).expect("rows of whole blocks");
+    let mut rows = vec![0; 16 * row_bytes];
+    format.encode(&values(16 * N), &mut rows);
+    rows.repeat(N / 16)
+}
+
+fn products(c: &mut Criterion) {
+    for kernels in Kernels::available() {
+        let mut group = c.benchmark_group(kernels.name());
+        group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+        group.sample_size(20);
+        // The reference is there to be plain; one speed of it is enough.
+        let tokens: &[usize] = if kernels.name() == "scalar" { &[1] } else { &[1, 4, 16] };
+        for &format in Format::ALL {
+            let w = weights(format);
+            for &n in tokens {
+                let x = values(n * N);
+                let mut groups = vec![A8::ZERO; n * N / 256];
+                let input = match Per::of(format) {
+                    None => Input::F32(&x),
+                    Some(per) => {
+                        kernels.quantize(per, &x, &mut groups);
+                        Input::A8(&groups)
+                    }
+                };
+                let mut out = vec![0.0; n * N];
+                group.throughput(Throughput::Elements((n * N * N) as u64));
+                group.bench_function(BenchmarkId::new(format.name(), n), |b| {
+                    b.iter(|| {
+                        let mut out = Mat::new(&mut out, n, N, N);
+                        kernels.matmul(format, black_box(&w), N, input, &mut out.tile());
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+fn ops(c: &mut Criterion) {
+    for kernels in Kernels::available() {
+        let mut group = c.benchmark_group(format!("{}/op", kernels.name()));
+        group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
+        group.sample_size(20);
+        let (x, y) = (values(N), values(N));
+        let mut out = vec![0.0; N];
+        let mut groups = vec![A8::ZERO; N / 256];
+        let mut halves = vec![0; N];
+        kernels.to_f16(&x, &mut halves);
+        group.throughput(Throughput::Elements(N as u64));
+        group.bench_function("quantize 32", |b| {
+            b.iter(|| kernels.quantize(Per::B32, black_box(&x), &mut groups));
+        });
+        group.bench_function("quantize 256", |b| {
+            b.iter(|| kernels.quantize(Per::K256, black_box(&x), &mut groups));
+        });
+        group.bench_function("rms_norm", |b| {
+            b.iter(|| kernels.rms_norm(black_box(&x), Some(&y), 1e-5, &mut out));
+        });
+        group.bench_function("layer_norm", |b| {
+            b.iter(|| kernels.layer_norm(black_box(&x), Some(&y), Some(&y), 1e-5, &mut out));
+        });
+        for act in [Act::Silu, Act::GeluTanh, Act::GeluErf] {
+            group.bench_function(format!("gate {}", act.name()), |b| {
+                b.iter(|| kernels.gate(act, black_box(&x), &y, &mut out));
+            });
+        }
+        group.bench_function("rope half", |b| {
+            let (cos, sin) = (&y[..N / 2], &y[N / 2..]);
+            b.iter(|| kernels.rope(Pairing::Half, black_box(&mut out), cos, sin));
+        });
+        group.bench_function("to_f16", |b| b.iter(|| kernels.to_f16(black_box(&x), &mut halves)));
+        group.bench_function("from_f16", |b| {
+            b.iter(|| kernels.from_f16(black_box(&halves), &mut out));
+        });
+
+        let head_dim = 64;
+        let (keys, rows) = (values(CHUNK * head_dim), values(CHUNK * head_dim));
+        let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
+        let mut scores = vec![0.0; CHUNK];
+        group.throughput(Throughput::Elements((2 * CHUNK * head_dim) as u64));
+        group.bench_function("attend", |b| {
+            b.iter(|| {
+                let chunk = AttendChunk {
+                    q: &x[..head_dim],
+                    keys: black_box(&keys),
+                    values: &rows,
+                    lane: 0,
+                    scale: 0.125,
+                    softcap: 0.0,
+                    slope: 0.0,
+                    distance: CHUNK - 1,
+                };
+                let acc = &mut out[..head_dim];
+                let state = AttendState { max: &mut max, sum: &mut sum, acc };
+                kernels.attend(&chunk, &mut scores, state);
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, products, ops);
+criterion_main!(benches);
