@@ -121,7 +121,7 @@ fn pairs<const SIGNED: bool>(w: __m256i, y: __m256i) -> __m256i {
 fn nibbles(bytes: &[u8; 16]) -> __m256i {
     // SAFETY: 16 bytes are there.
     let x = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(x), x);
+    let both = _mm256_srlv_epi64(_mm256_broadcastsi128_si256(x), _mm256_setr_epi64x(0, 0, 4, 4));
     _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
@@ -149,14 +149,6 @@ fn codes(group: &A8, b: usize) -> __m256i {
     let (blocks, _) = group.codes.as_chunks::<32>();
     // SAFETY: a block is 32 bytes, and `A8` is aligned to 32.
     unsafe { _mm256_load_si256(blocks[b].as_ptr().cast()) }
-}
-
-/// A binary16 as f32.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn half(bytes: [u8; 2]) -> f32 {
-    let bits = i32::from(u16::from_le_bytes(bytes));
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
 }
 
 /// Runs `pass::<N>(first token)` over all tokens of a tile, eight at a time while there are so

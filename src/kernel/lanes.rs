@@ -53,15 +53,27 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 /// Where the block is all zero, or so small that id is infinite, codes and scale are 0.
 #[inline(always)]
 pub fn quantize(per: Per, x: &[f32], out: &mut [A8]) {
+    match per {
+        Per::B32 => quantize_by::<32>(x, out),
+        Per::K256 => quantize_by::<256>(x, out),
+    }
+}
+
+#[inline(always)]
+fn quantize_by<const LEN: usize>(x: &[f32], out: &mut [A8]) {
     for (group, x) in out.iter_mut().zip(x.chunks(256)) {
         *group = A8::ZERO;
-        let len = match per {
-            Per::B32 => 32,
-            Per::K256 => 256,
-        };
-        for (b, block) in x.chunks(len).enumerate() {
-            let scale = quantize_block(block, &mut group.codes[b * len..][..block.len()]);
-            group.scales[b * len / 32..][..len / 32].fill(scale);
+        let (whole, rest) = x.as_chunks::<LEN>();
+        let (codes, _) = group.codes.as_chunks_mut::<LEN>();
+        let scales = group.scales.chunks_exact_mut(LEN / 32);
+        let mut blocks = codes.iter_mut().zip(scales);
+        for (x, (codes, scales)) in whole.iter().zip(&mut blocks) {
+            scales.fill(quantize_block(x, codes));
+        }
+        if let (false, Some((codes, scales))) = (rest.is_empty(), blocks.next()) {
+            let mut x = [0.0; LEN];
+            x[..rest.len()].copy_from_slice(rest);
+            scales.fill(quantize_block(&x, codes));
         }
         for (sum, codes) in group.sums.iter_mut().zip(group.codes.as_chunks::<16>().0) {
             *sum = codes.iter().map(|&c| i16::from(c)).sum();
@@ -70,20 +82,15 @@ pub fn quantize(per: Per, x: &[f32], out: &mut [A8]) {
 }
 
 #[inline(always)]
-fn quantize_block(x: &[f32], codes: &mut [i8]) -> f32 {
+fn quantize_block<const LEN: usize>(x: &[f32; LEN], codes: &mut [i8; LEN]) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to nearest even
     // f32::max ignores NaN, and the largest of a set has one value in any order.
     let mut lanes = [0.0f32; LANES];
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for x in whole {
+    for x in x.as_chunks::<LANES>().0 {
         for i in 0..LANES {
             let a = x[i].abs();
             lanes[i] = if a > lanes[i] { a } else { lanes[i] };
         }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        let a = x.abs();
-        *lane = if a > *lane { a } else { *lane };
     }
     let amax = lanes.into_iter().fold(0.0f32, |m, a| if a > m { a } else { m });
     let id = 127.0 / amax;

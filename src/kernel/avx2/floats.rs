@@ -13,8 +13,8 @@ pub trait Float {
     /// Eight weights.
     ///
     /// # Safety
-    /// The CPU has AVX2 and F16C; `bytes` holds eight weights.
-    unsafe fn load(bytes: &[u8]) -> __m256;
+    /// The CPU has AVX2 and F16C; eight weights are at `at`.
+    unsafe fn load(at: *const u8) -> __m256;
     /// One weight.
     fn one(bytes: &[u8]) -> f32;
 }
@@ -25,10 +25,9 @@ impl Float for F32 {
     const BYTES: usize = 4;
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    unsafe fn load(bytes: &[u8]) -> __m256 {
-        let bytes: &[u8; 32] = bytes.first_chunk().expect("eight weights");
-        // SAFETY: 32 bytes are there.
-        unsafe { _mm256_loadu_ps(bytes.as_ptr().cast()) }
+    unsafe fn load(at: *const u8) -> __m256 {
+        // SAFETY: by the trait's contract 32 bytes are there.
+        unsafe { _mm256_loadu_ps(at.cast()) }
     }
     fn one(bytes: &[u8]) -> f32 {
         f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -41,10 +40,9 @@ impl Float for F16 {
     const BYTES: usize = 2;
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    unsafe fn load(bytes: &[u8]) -> __m256 {
-        let bytes: &[u8; 16] = bytes.first_chunk().expect("eight weights");
-        // SAFETY: 16 bytes are there.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+    unsafe fn load(at: *const u8) -> __m256 {
+        // SAFETY: by the trait's contract 16 bytes are there.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
     }
     fn one(bytes: &[u8]) -> f32 {
         half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
@@ -57,10 +55,9 @@ impl Float for BF16 {
     const BYTES: usize = 2;
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    unsafe fn load(bytes: &[u8]) -> __m256 {
-        let bytes: &[u8; 16] = bytes.first_chunk().expect("eight weights");
-        // SAFETY: 16 bytes are there.
-        let wide = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+    unsafe fn load(at: *const u8) -> __m256 {
+        // SAFETY: by the trait's contract 16 bytes are there.
+        let wide = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(at.cast()) });
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
     }
     fn one(bytes: &[u8]) -> f32 {
@@ -113,36 +110,42 @@ fn by_rows<F: Float, const R: usize, const N: usize>(
 #[target_feature(enable = "avx2,f16c")]
 fn tile<F: Float, const R: usize, const N: usize>(w: [&[u8]; R], x: [&[f32]; N]) -> [[f32; N]; R] {
     let n_in = x[0].len();
+    assert!(x.iter().all(|x| x.len() == n_in) && w.iter().all(|w| w.len() == n_in * F::BYTES));
     let mut sums = [[[_mm256_setzero_ps(); 2]; N]; R];
-    for k in (0..n_in / 16 * 16).step_by(16) {
+    let whole = n_in / 16 * 16;
+    for k in (0..whole).step_by(16) {
         for half in 0..2 {
             let at = k + 8 * half;
-            let x: [__m256; N] = std::array::from_fn(|i| {
-                let x: &[f32; 8] = x[i][at..].first_chunk().expect("eight activations");
-                // SAFETY: eight values are there.
-                unsafe { _mm256_loadu_ps(x.as_ptr()) }
-            });
+            // Loops and no closures: a closure passed to a function of the standard library isn't
+            // inlined there, since that function lacks these target features.
+            let mut y = [_mm256_setzero_ps(); N];
+            for (y, x) in y.iter_mut().zip(x) {
+                // SAFETY: at + 8 <= n_in, the row's length by the assertion above.
+                *y = unsafe { _mm256_loadu_ps(x.as_ptr().add(at)) };
+            }
             for (sums, w) in sums.iter_mut().zip(w) {
-                // SAFETY: this function has the same features; eight weights are there.
-                let w = unsafe { F::load(&w[at * F::BYTES..]) };
-                for (sums, x) in sums.iter_mut().zip(x) {
-                    sums[half] = _mm256_add_ps(sums[half], _mm256_mul_ps(w, x));
+                // SAFETY: this function has the same features; at + 8 <= n_in as above.
+                let w = unsafe { F::load(w.as_ptr().add(at * F::BYTES)) };
+                for (sums, y) in sums.iter_mut().zip(y) {
+                    sums[half] = _mm256_add_ps(sums[half], _mm256_mul_ps(w, y));
                 }
             }
         }
     }
-    std::array::from_fn(|r| {
-        std::array::from_fn(|i| {
+    let mut totals = [[0.0; N]; R];
+    for r in 0..R {
+        for i in 0..N {
             let mut l = [0.0; lanes::LANES];
             // SAFETY: 16 lanes are there.
             unsafe {
                 _mm256_storeu_ps(l.as_mut_ptr(), sums[r][i][0]);
                 _mm256_storeu_ps(l[8..].as_mut_ptr(), sums[r][i][1]);
             }
-            for k in n_in / 16 * 16..n_in {
+            for k in whole..n_in {
                 l[k % 16] += F::one(&w[r][k * F::BYTES..]) * x[i][k];
             }
-            lanes::combine(l)
-        })
-    })
+            totals[r][i] = lanes::combine(l);
+        }
+    }
+    totals
 }

@@ -5,31 +5,31 @@ use std::arch::x86_64::*;
 
 use super::{
     super::{A8, Input},
-    by_tokens, codes, half, iq4_values, load, nibbles, pairs, store, token_rows,
+    codes, iq4_values, load, nibbles, pairs,
 };
 use crate::team::Tile;
 
 /// A superblock, unpacked.
 pub struct Unpacked {
-    /// Codes in their natural order, 32 a vector.
+    /// Stored codes in their natural order, 32 a vector.
     codes: [__m256i; 8],
     /// Scales as 16-bit numbers: lane b of the low half is for codes 32b..32b + 16, lane b of the
     /// high half for 32b + 16..32b + 32.
     scales: __m256i,
-    /// The minimum of each 16 codes, in order.
+    /// For each 16 codes, in order: the minimum, or what [`Kind::Offset`] says.
     mins: __m256i,
-    d: f32,
-    dmin: f32,
+    /// binary16.
+    d: i16,
+    /// binary16.
+    dmin: i16,
 }
 
 /// How a format's superblock is unpacked.
 pub trait Superblock {
     /// Bytes of a superblock.
     const BYTES: usize;
-    /// Whether codes may be negative.
-    const SIGNED: bool;
-    /// Whether there are minima.
-    const HAS_MIN: bool;
+    /// How its codes are stored.
+    const KIND: Kind;
     /// The codes and what goes with them.
     ///
     /// # Safety
@@ -37,47 +37,136 @@ pub trait Superblock {
     unsafe fn unpack(block: &[u8]) -> Unpacked;
 }
 
+/// How codes are stored, which says what a product must do beside multiplying.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Signed bytes.
+    Signed,
+    /// 0..=63 with an offset to be taken off. S is the sum over stored codes less the sum of
+    /// scale * offset * Y, which is cheaper than to lower each code; `mins` holds scale * offset.
+    Offset,
+    /// 0..=31, and a minimum.
+    Min,
+}
+
 #[inline(always)]
 fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     block[at..].first_chunk().expect("a whole superblock")
 }
 
-/// Products of all rows of `w` with all tokens of the tile.
+/// The binary16 at byte `at`.
+#[inline(always)]
+fn bits(block: &[u8], at: usize) -> i16 {
+    i16::from_le_bytes(*part(block, at))
+}
+
+/// `[f(0), .., f(3)]`, without a loop that LLVM may leave rolled.
+macro_rules! four {
+    ($f:expr) => {{
+        let f = $f;
+        [f(0), f(1), f(2), f(3)]
+    }};
+}
+
+/// Products of all rows of `w` with all tokens of the tile: one row with four tokens, or four rows
+/// with one token, so that four sums across lanes are made together and one vector updates four
+/// results.
 #[target_feature(enable = "avx2,f16c")]
 pub fn matmul<F: Superblock>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>) {
     let Input::A8(x) = x else { unreachable!("Kernels::matmul checks the kind") };
-    by_tokens!(out.n_rows(), pass::<F>(w, n_in, x, out));
-}
-
-#[target_feature(enable = "avx2,f16c")]
-fn pass<F: Superblock, const N: usize>(
-    w: &[u8],
-    n_in: usize,
-    x: &[A8],
-    out: &mut Tile<'_, f32>,
-    t: usize,
-) {
-    let x: [&[A8]; N] = token_rows(x, n_in / 256, t);
-    for (r, row) in w.chunks_exact(n_in / 256 * F::BYTES).enumerate() {
-        let mut acc = [0.0; N];
-        for (g, block) in row.chunks_exact(F::BYTES).enumerate() {
-            // SAFETY: this function has the same features; the chunk is a whole superblock.
-            let block = unsafe { F::unpack(block) };
-            for (acc, x) in acc.iter_mut().zip(x) {
-                *acc += x[g].scales[0] * dot::<F>(&block, &x[g]);
-            }
-        }
-        store(out, t, r, acc);
+    let n_tokens = out.n_rows();
+    let by_four = n_tokens - n_tokens % 4;
+    for t in (0..by_four).step_by(4) {
+        four_tokens::<F>(w, n_in, x, out, t);
+    }
+    for t in by_four..n_tokens {
+        one_token::<F>(w, n_in, x, out, t);
     }
 }
 
-/// d * S - dmin * M.
+#[target_feature(enable = "avx2,f16c")]
+fn four_tokens<F: Superblock>(w: &[u8], n_in: usize, x: &[A8], out: &mut Tile<'_, f32>, t: usize) {
+    let n_groups = n_in / 256;
+    let x = four!(|i: usize| &x[(t + i) * n_groups..][..n_groups]);
+    for (r, row) in w.chunks_exact(n_groups * F::BYTES).enumerate() {
+        let mut acc = _mm_setzero_ps();
+        for (g, block) in row.chunks_exact(F::BYTES).enumerate() {
+            // SAFETY: this function has the same features; the slice is a whole superblock.
+            let block = unsafe { F::unpack(block) };
+            let (d, dmin) = ([block.d; 4], [block.dmin; 4]);
+            let sums = four!(|i: usize| dot::<F>(&block, &x[i][g]));
+            let [a, b, c, e] = four!(|i: usize| x[i][g].scales[0]);
+            acc = update::<F>(acc, _mm_setr_ps(a, b, c, e), d, dmin, sums);
+        }
+        for (i, value) in lanes(acc).into_iter().enumerate() {
+            out.row_mut(t + i)[r] = value;
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn one_token<F: Superblock>(w: &[u8], n_in: usize, x: &[A8], out: &mut Tile<'_, f32>, t: usize) {
+    let n_groups = n_in / 256;
+    let row_bytes = n_groups * F::BYTES;
+    let x = &x[t * n_groups..][..n_groups];
+    let out = out.row_mut(t);
+    let last = out.len() - 1;
+    for (first, out) in (0..).step_by(4).zip(out.chunks_mut(4)) {
+        // Where fewer than four rows are left, the last one is done again in their place.
+        let rows = four!(|r: usize| &w[(first + r).min(last) * row_bytes..][..row_bytes]);
+        let mut acc = _mm_setzero_ps();
+        for (g, x) in x.iter().enumerate() {
+            let [a, b, c, e] = four!(|r: usize| {
+                // SAFETY: this function has the same features; the slice is a whole superblock.
+                let block = unsafe { F::unpack(&rows[r][g * F::BYTES..][..F::BYTES]) };
+                (dot::<F>(&block, x), block.d, block.dmin)
+            });
+            let (d, dmin) = ([a.1, b.1, c.1, e.1], [a.2, b.2, c.2, e.2]);
+            let da = _mm_set1_ps(x.scales[0]);
+            acc = update::<F>(acc, da, d, dmin, [a.0, b.0, c.0, e.0]);
+        }
+        out.copy_from_slice(&lanes(acc)[..out.len()]);
+    }
+}
+
+/// acc + da * (d * S - dmin * M), lane by lane.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn dot<F: Superblock>(w: &Unpacked, x: &A8) -> f32 {
+fn update<F: Superblock>(
+    acc: __m128,
+    da: __m128,
+    d: [i16; 4],
+    dmin: [i16; 4],
+    sums: [(__m256i, __m256i); 4],
+) -> __m128 {
+    let halves =
+        _mm256_cvtph_ps(_mm_setr_epi16(d[0], d[1], d[2], d[3], dmin[0], dmin[1], dmin[2], dmin[3]));
+    let s = totals(four!(|i: usize| sums[i].0));
+    let mut t = _mm_mul_ps(_mm256_castps256_ps128(halves), _mm_cvtepi32_ps(s));
+    if F::KIND == Kind::Min {
+        let m = totals(four!(|i: usize| sums[i].1));
+        let dmin = _mm256_extractf128_ps::<1>(halves);
+        t = _mm_sub_ps(t, _mm_mul_ps(dmin, _mm_cvtepi32_ps(m)));
+    }
+    _mm_add_ps(acc, _mm_mul_ps(da, t))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn lanes(v: __m128) -> [f32; 4] {
+    let mut lanes = [0.0; 4];
+    // SAFETY: four values are there.
+    unsafe { _mm_storeu_ps(lanes.as_mut_ptr(), v) };
+    lanes
+}
+
+/// Vectors whose lanes add up to S, and to M where there are minima.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn dot<F: Superblock>(w: &Unpacked, x: &A8) -> (__m256i, __m256i) {
     let mut sum = _mm256_setzero_si256();
     for b in 0..8 {
-        let pairs = if F::SIGNED {
+        let pairs = if F::KIND == Kind::Signed {
             pairs::<true>(w.codes[b], codes(x, b))
         } else {
             pairs::<false>(w.codes[b], codes(x, b))
@@ -86,22 +175,24 @@ fn dot<F: Superblock>(w: &Unpacked, x: &A8) -> f32 {
         let scale = _mm256_shuffle_epi8(w.scales, lane);
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scale));
     }
-    let t = w.d * total(sum) as f32;
-    if !F::HAS_MIN {
-        return t;
+    if F::KIND == Kind::Signed {
+        return (sum, _mm256_setzero_si256());
     }
     // SAFETY: 16 sums of 16 bits are there.
     let sums = unsafe { _mm256_loadu_si256(x.sums.as_ptr().cast()) };
-    t - w.dmin * total(_mm256_madd_epi16(w.mins, sums)) as f32
+    let mins = _mm256_madd_epi16(w.mins, sums);
+    if F::KIND == Kind::Offset {
+        return (_mm256_sub_epi32(sum, mins), _mm256_setzero_si256());
+    }
+    (sum, mins)
 }
 
-/// Sum of the eight lanes.
+/// Lane i is the sum of the lanes of vector i.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn total(v: __m256i) -> i32 {
-    let four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
-    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+fn totals(v: [__m256i; 4]) -> __m128i {
+    let both = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both))
 }
 
 /// Scales of 16 codes each, in order, as signed bytes: sorted into [`Unpacked::scales`].
@@ -160,14 +251,13 @@ fn where_bit<const SET: bool>(x: __m256i, bit: usize, value: i8) -> __m256i {
 }
 
 macro_rules! superblock {
-    ($name:ident, $bytes:expr, signed $signed:expr, min $min:expr, |$block:ident| $unpacked:expr) => {
+    ($name:ident, $bytes:expr, $kind:expr, |$block:ident| $unpacked:expr) => {
         #[allow(non_camel_case_types, missing_docs)]
         pub struct $name;
 
         impl Superblock for $name {
             const BYTES: usize = $bytes;
-            const SIGNED: bool = $signed;
-            const HAS_MIN: bool = $min;
+            const KIND: Kind = $kind;
 
             #[inline]
             #[target_feature(enable = "avx2,f16c")]
@@ -178,7 +268,7 @@ macro_rules! superblock {
     };
 }
 
-superblock!(Q2_K, 84, signed false, min true, |block| {
+superblock!(Q2_K, 84, Kind::Min, |block| {
     let low = two_bits(load(part(block, 16)));
     let high = two_bits(load(part(block, 48)));
     // SAFETY: 16 bytes are there.
@@ -189,12 +279,12 @@ superblock!(Q2_K, 84, signed false, min true, |block| {
         codes: [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]],
         scales: per_16(_mm_and_si128(pairs, mask)),
         mins: _mm256_cvtepu8_epi16(mins),
-        d: half(*part(block, 80)),
-        dmin: half(*part(block, 82)),
+        d: bits(block, 80),
+        dmin: bits(block, 82),
     }
 });
 
-superblock!(Q3_K, 110, signed true, min false, |block| {
+superblock!(Q3_K, 110, Kind::Signed, |block| {
     let high = load(part(block, 0));
     let low = [two_bits(load(part(block, 32))), two_bits(load(part(block, 64)))];
     let mut codes = [_mm256_setzero_si256(); 8];
@@ -214,21 +304,21 @@ superblock!(Q3_K, 110, signed true, min false, |block| {
         codes,
         scales: per_16(_mm_sub_epi8(scales, _mm_set1_epi8(32))),
         mins: _mm256_setzero_si256(),
-        d: half(*part(block, 108)),
-        dmin: 0.0,
+        d: bits(block, 108),
+        dmin: 0,
     }
 });
 
-superblock!(Q4_K, 144, signed false, min true, |block| {
+superblock!(Q4_K, 144, Kind::Min, |block| {
     let mut codes = [_mm256_setzero_si256(); 8];
     for c in 0..4 {
         [codes[2 * c], codes[2 * c + 1]] = two_nibbles(load(part(block, 16 + 32 * c)));
     }
     let (scales, mins) = six_bits(part(block, 4));
-    Unpacked { codes, scales, mins, d: half(*part(block, 0)), dmin: half(*part(block, 2)) }
+    Unpacked { codes, scales, mins, d: bits(block, 0), dmin: bits(block, 2) }
 });
 
-superblock!(Q5_K, 176, signed false, min true, |block| {
+superblock!(Q5_K, 176, Kind::Min, |block| {
     let high = load(part(block, 16));
     let mut codes = [_mm256_setzero_si256(); 8];
     for c in 0..4 {
@@ -239,10 +329,10 @@ superblock!(Q5_K, 176, signed false, min true, |block| {
         }
     }
     let (scales, mins) = six_bits(part(block, 4));
-    Unpacked { codes, scales, mins, d: half(*part(block, 0)), dmin: half(*part(block, 2)) }
+    Unpacked { codes, scales, mins, d: bits(block, 0), dmin: bits(block, 2) }
 });
 
-superblock!(Q6_K, 210, signed true, min false, |block| {
+superblock!(Q6_K, 210, Kind::Offset, |block| {
     let mut codes = [_mm256_setzero_si256(); 8];
     for h in 0..2 {
         let first = two_nibbles(load(part(block, 64 * h)));
@@ -251,7 +341,7 @@ superblock!(Q6_K, 210, signed true, min false, |block| {
         let low = [first[0], second[0], first[1], second[1]];
         for j in 0..4 {
             let code = _mm256_or_si256(low[j], _mm256_slli_epi16::<4>(high[j]));
-            codes[4 * h + j] = _mm256_sub_epi8(code, _mm256_set1_epi8(32));
+            codes[4 * h + j] = code;
         }
     }
     // SAFETY: 16 bytes are there.
@@ -259,30 +349,35 @@ superblock!(Q6_K, 210, signed true, min false, |block| {
     Unpacked {
         codes,
         scales: per_16(scales),
-        mins: _mm256_setzero_si256(),
-        d: half(*part(block, 208)),
-        dmin: 0.0,
+        mins: _mm256_slli_epi16::<5>(_mm256_cvtepi8_epi16(scales)),
+        d: bits(block, 208),
+        dmin: 0,
     }
 });
 
-superblock!(IQ4_XS, 136, signed true, min false, |block| {
+superblock!(IQ4_XS, 136, Kind::Signed, |block| {
     let mut codes = [_mm256_setzero_si256(); 8];
     for (b, codes) in codes.iter_mut().enumerate() {
         *codes = iq4_values(nibbles(part(block, 8 + 16 * b)));
     }
-    let high = u16::from_le_bytes(*part(block, 2));
-    let low: &[u8; 4] = part(block, 4);
-    let scales: [i16; 8] = std::array::from_fn(|b| {
-        let low = low[b / 2] >> (4 * (b % 2)) & 15;
-        i16::from(low) + ((high >> (2 * b) & 3) << 4) as i16 - 32
-    });
-    // SAFETY: 16 bytes are there.
-    let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
+    // Scale b: nibble b of four bytes, and above it bits 2b and 2b + 1 of a 16-bit number. Shifts
+    // that differ by lane are multiplications.
+    let low = _mm_set1_epi32(i32::from_le_bytes(*part(block, 4)));
+    let low = _mm_shuffle_epi8(
+        low,
+        _mm_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1),
+    );
+    let low = _mm_mullo_epi16(low, _mm_set1_epi32(1 << 16 | 16));
+    let low = _mm_and_si128(_mm_srli_epi16::<4>(low), _mm_set1_epi16(15));
+    let up = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+    let high = _mm_srli_epi16::<14>(_mm_mullo_epi16(_mm_set1_epi16(bits(block, 2)), up));
+    let scales = _mm_or_si128(low, _mm_slli_epi16::<4>(high));
+    let scales = _mm_sub_epi16(scales, _mm_set1_epi16(32));
     Unpacked {
         codes,
         scales: _mm256_broadcastsi128_si256(scales),
         mins: _mm256_setzero_si256(),
-        d: half(*part(block, 0)),
-        dmin: 0.0,
+        d: bits(block, 0),
+        dmin: 0,
     }
 });
