@@ -111,14 +111,17 @@ pub struct AttendState<'a> {
 /// The CPU has the table's instruction set, and the lengths are as [`Kernels::matmul`] checks.
 type Matmul = unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>);
 
+/// A norm's weight or bias, where there is one.
+type Vector<'a> = Option<&'a [f32]>;
+
 /// The functions of one instruction set. Every entry is `unsafe fn` for one reason: the CPU must
 /// have the instruction set, which holds for every table that [`Kernels::available`] gives out.
 pub struct Kernels {
     name: &'static str,
     matmul: [Matmul; Format::COUNT],
     quantize: unsafe fn(Per, &[f32], &mut [A8]),
-    rms_norm: unsafe fn(&[f32], Option<&[f32]>, f32, &mut [f32]),
-    layer_norm: unsafe fn(&[f32], Option<&[f32]>, Option<&[f32]>, f32, &mut [f32]),
+    rms_norm: unsafe fn(&[f32], Vector<'_>, f32, &mut [f32]),
+    layer_norm: unsafe fn(&[f32], Vector<'_>, Vector<'_>, f32, &mut [f32]),
     activate: unsafe fn(Act, &mut [f32]),
     gate: unsafe fn(Act, &[f32], &[f32], &mut [f32]),
     softcap: unsafe fn(&mut [f32], f32),

@@ -425,7 +425,7 @@ impl<'m> Planner<'m> {
         let block = &self.model.family().block;
         let every = block.no_rope_every as usize;
         match block.position {
-            Position::Rope(_) if every > 0 && (il + 1) % every == 0 => None,
+            Position::Rope(_) if every > 0 && (il + 1).is_multiple_of(every) => None,
             Position::Rope(pairing) => Some(pairing),
             _ => None,
         }

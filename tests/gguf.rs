@@ -61,6 +61,7 @@ fn patched(mut file: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
 macro_rules! refuses {
     ($($rule:ident: $file:expr => $error:expr;)*) => {$(
         #[test]
+        #[allow(clippy::unnecessary_to_owned)] // files are arrays and vectors alike
         fn $rule() {
             assert_eq!(Gguf::parse(&$file).unwrap_err().to_string(), $error);
         }
@@ -371,7 +372,7 @@ fn a_folder_that_is_not_there_is_named() {
 // ---------------------------------------------------------------- round trips
 
 fn same(read: &Value, written: &OwnedValue) -> bool {
-    fn all<'a, T: PartialEq>(read: Option<impl Iterator<Item = T>>, written: &[T]) -> bool {
+    fn all<T: PartialEq>(read: Option<impl Iterator<Item = T>>, written: &[T]) -> bool {
         read.is_some_and(|read| read.collect::<Vec<_>>() == written)
     }
     match (read, written) {

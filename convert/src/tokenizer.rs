@@ -103,10 +103,7 @@ fn from_json(text: String, settings: &Settings) -> Result<Source> {
         let id = token.id("id")?;
         words.add(id, AddedToken::read(token)?)?;
     }
-    let template = match template {
-        Some(template) => template,
-        None => Template::default(),
-    };
+    let template = template.unwrap_or_default();
     let template = by_class(template, &words, settings)?;
     Ok(Source {
         structure,
@@ -178,10 +175,9 @@ fn from_vocab(folder: &Path, settings: &Settings) -> Result<Source> {
     if settings.eos.is_none() && words.ids.contains_key("<|endoftext|>") {
         words.add(None, AddedToken::special("<|endoftext|>".into()))?;
     }
-    for text in [&settings.bos, &settings.eos, &settings.unknown, &settings.padding] {
-        if let Some(text) = text {
-            words.add(None, AddedToken::special(text.clone()))?;
-        }
+    let settings_tokens = [&settings.bos, &settings.eos, &settings.unknown, &settings.padding];
+    for text in settings_tokens.into_iter().flatten() {
+        words.add(None, AddedToken::special(text.clone()))?;
     }
     override_template(&mut template, &words, settings)?;
     Ok(Source {

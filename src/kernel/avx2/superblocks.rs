@@ -171,7 +171,7 @@ fn dot<F: Superblock>(w: &Unpacked, x: &A8) -> (__m256i, __m256i) {
         } else {
             pairs::<false>(w.codes[b], codes(x, b))
         };
-        let lane = _mm256_set1_epi16((2 * b | (2 * b + 1) << 8) as i16);
+        let lane = _mm256_set1_epi16(((2 * b) | ((2 * b + 1) << 8)) as i16);
         let scale = _mm256_shuffle_epi8(w.scales, lane);
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scale));
     }
@@ -323,9 +323,8 @@ superblock!(Q5_K, 176, Kind::Min, |block| {
     let mut codes = [_mm256_setzero_si256(); 8];
     for c in 0..4 {
         let low = two_nibbles(load(part(block, 48 + 32 * c)));
-        for t in 0..2 {
-            let b = 2 * c + t;
-            codes[b] = _mm256_or_si256(low[t], where_bit::<true>(high, b, 16));
+        for (b, low) in (2 * c..).zip(low) {
+            codes[b] = _mm256_or_si256(low, where_bit::<true>(high, b, 16));
         }
     }
     let (scales, mins) = six_bits(part(block, 4));
