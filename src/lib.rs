@@ -19,6 +19,18 @@
 //! | [`tokenizer`] | text to ids and back, from the GGUF alone |
 //! | [`sampler`] | logits to the next id |
 //! | [`session`] | sequences that grow: the face that most callers use |
+//!
+//! ```no_run
+//! use pith::{Model, Session, sampler::argmax, session::Options, tokenizer::Encode};
+//!
+//! let model = Model::open("my-gpt.gguf".as_ref())?;
+//! let mut session = Session::new(&model, &Options::default())?;
+//! let prompt = Encode { add_special: true, parse_special: false };
+//! let ids = model.tokenizer().encode("Once upon", prompt);
+//! let next = argmax(session.eval(0, &ids)?);
+//! println!("{}", model.tokenizer().decode(&[next]));
+//! # Ok::<(), pith::Error>(())
+//! ```
 #![deny(unsafe_code)]
 
 pub mod bytes;
