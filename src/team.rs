@@ -1,10 +1,11 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
 //! rayon owns the threads. A step of the model is one parallel region ([`Team::step`]): helpers
-//! enter it once and spin for jobs; each job is a matrix cut into tiles ([`Region::tiles`]) that
-//! anyone may take. Helpers are optional: the caller takes tiles too, and waits only for tiles that
-//! somebody has already begun, so a helper that the system has put to sleep can't hold a step up.
-//! Which thread fills a tile never changes what is in it.
+//! spin for its jobs, and go to sleep when there has been no step for a while. Each job is a matrix
+//! cut into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes
+//! tiles too, and waits only for tiles that somebody has already begun, so a helper that the system
+//! has put to sleep can't hold a job or a step up. Which thread fills a tile never changes what is
+//! in it.
 #![allow(unsafe_code)]
 
 use std::{
@@ -13,20 +14,23 @@ use std::{
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicPtr, AtomicUsize, Ordering::*},
     },
     thread,
 };
 
 use crate::{Error, Result};
 
-/// Spins before a waiting thread lets others run: about 20 us, longer than the gap between jobs.
+/// Spins before a waiting thread lets others run: 50 us or more, longer than the gap between jobs
+/// and than most gaps between the steps of one text.
 const SPINS: usize = 4000;
 
 /// Threads for the steps of one model.
 pub struct Team {
-    pool: Option<rayon::ThreadPool>,
+    shared: Arc<Shared>,
+    /// Keeps the helpers' threads; none for a team of one.
+    _pool: Option<rayon::ThreadPool>,
     n_threads: usize,
 }
 
@@ -39,15 +43,20 @@ impl Team {
         if n_threads == 0 {
             return Err(Error::Invalid("a team needs at least 1 thread, got 0".into()));
         }
+        let shared = Arc::new(Shared::default());
         if n_threads == 1 {
-            return Ok(Team { pool: None, n_threads });
+            return Ok(Team { shared, _pool: None, n_threads });
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(n_threads - 1)
             .thread_name(|i| format!("pith-{}", i + 1))
             .build()
             .map_err(|e| Error::Invalid(format!("cannot start {n_threads} threads: {e}")))?;
-        Ok(Team { pool: Some(pool), n_threads })
+        for worker in 1..n_threads {
+            let shared = Arc::clone(&shared);
+            pool.spawn(move || shared.help(worker));
+        }
+        Ok(Team { shared, _pool: Some(pool), n_threads })
     }
 
     /// Threads, the caller included.
@@ -57,39 +66,117 @@ impl Team {
 
     /// One parallel region: runs `f` on this thread, with the others at hand for its jobs.
     pub fn step<R>(&self, f: impl FnOnce(&Region<'_>) -> R) -> R {
-        let region = Region::new(self.n_threads);
-        let Some(pool) = &self.pool else { return f(&region) };
-        pool.in_place_scope(|scope| {
-            for worker in 1..self.n_threads {
-                let region = &region;
-                scope.spawn(move |_| region.help(worker));
+        // Ends the step on return and on panic.
+        struct Step<'a>(&'a Shared);
+        impl Drop for Step<'_> {
+            fn drop(&mut self) {
+                self.0.steps.fetch_sub(1, Release);
             }
-            // Dropped on return and on panic: helpers must leave, or the scope waits for ever.
-            let _leave = Leave(&region.over);
-            f(&region)
-        })
+        }
+        self.shared.begin();
+        let _step = Step(&self.shared);
+        f(&Region { n_threads: self.n_threads, shared: &self.shared })
     }
 }
 
-struct Leave<'a>(&'a AtomicBool);
-
-impl Drop for Leave<'_> {
+impl Drop for Team {
     fn drop(&mut self) {
-        self.0.store(true, Release);
+        *self.shared.lock() = true;
+        self.shared.wake.notify_all();
     }
 }
 
-/// A parallel region in progress.
-pub struct Region<'a> {
-    n_threads: usize,
+/// What the helpers share with the callers of steps. Helpers own a part in it, so that nobody has
+/// to wait for them.
+#[derive(Default)]
+struct Shared {
     /// The job that helpers may take tiles of; null between jobs.
     job: AtomicPtr<Job>,
     /// Counts jobs: two jobs often lie at the same address.
     epoch: AtomicUsize,
     /// Helpers that may be looking at `job`.
     visitors: AtomicUsize,
-    over: AtomicBool,
-    _life: PhantomData<&'a ()>,
+    /// Steps in progress.
+    steps: AtomicUsize,
+    /// Helpers that sleep or are about to.
+    sleepers: AtomicUsize,
+    /// Whether the team is gone; locked by those who go to sleep.
+    over: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a step, and wakes the helpers that sleep.
+    fn begin(&self) {
+        // The step is counted first and sleepers are looked for then; a helper does the reverse
+        // (sequentially consistent on both sides), so one of the two sees the other. The lock
+        // keeps the call from falling between a helper's last look and its sleep.
+        self.steps.fetch_add(1, SeqCst);
+        if self.sleepers.load(SeqCst) != 0 {
+            drop(self.lock());
+            self.wake.notify_all();
+        }
+    }
+
+    /// A helper's life.
+    fn help(&self, worker: usize) {
+        let (mut seen, mut idle) = (0, 0);
+        loop {
+            let epoch = self.epoch.load(Acquire);
+            if epoch != seen {
+                (seen, idle) = (epoch, 0);
+                self.visit(worker);
+                continue;
+            }
+            idle += 1;
+            if idle < SPINS {
+                hint::spin_loop();
+            } else if self.steps.load(Acquire) != 0 {
+                thread::yield_now();
+            } else {
+                if self.sleep() {
+                    return;
+                }
+                idle = 0;
+            }
+        }
+    }
+
+    /// Takes tiles of the present job, if there is one.
+    fn visit(&self, worker: usize) {
+        // Announce the visit first, then read the job: the owner withdraws the job first, then
+        // waits for the visitors (sequentially consistent on both sides), so either the owner
+        // sees this visit or this thread sees no job.
+        self.visitors.fetch_add(1, SeqCst);
+        let job = self.job.load(SeqCst);
+        if !job.is_null() {
+            // SAFETY: the job was published by `Region::tiles`, which keeps it alive until it has
+            // withdrawn it and seen no visitors.
+            unsafe { &*job }.work(worker);
+        }
+        self.visitors.fetch_sub(1, Release);
+    }
+
+    /// Sleeps until there is a step; true if the team is gone.
+    fn sleep(&self) -> bool {
+        let mut over = self.lock();
+        self.sleepers.fetch_add(1, SeqCst);
+        while self.steps.load(SeqCst) == 0 && !*over {
+            over = self.wake.wait(over).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Relaxed);
+        *over
+    }
+}
+
+/// A parallel region in progress.
+pub struct Region<'a> {
+    n_threads: usize,
+    shared: &'a Shared,
 }
 
 /// A matrix being filled. Lives on the stack of the thread in [`Region::tiles`].
@@ -115,56 +202,16 @@ impl Job {
             let run = || unsafe { (self.run)(self.context, worker, tile) };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
                 self.next.store(self.n_tiles, Relaxed);
-                *self.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
+                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             }
         }
     }
 }
 
 impl Region<'_> {
-    fn new(n_threads: usize) -> Self {
-        Region {
-            n_threads,
-            job: AtomicPtr::new(std::ptr::null_mut()),
-            epoch: AtomicUsize::new(0),
-            visitors: AtomicUsize::new(0),
-            over: AtomicBool::new(false),
-            _life: PhantomData,
-        }
-    }
-
     /// Threads that may take tiles.
     pub fn n_threads(&self) -> usize {
         self.n_threads
-    }
-
-    /// A helper's life within one region.
-    fn help(&self, worker: usize) {
-        let (mut seen, mut idle) = (0, 0);
-        while !self.over.load(Acquire) {
-            let epoch = self.epoch.load(Acquire);
-            if epoch == seen {
-                idle += 1;
-                if idle < SPINS {
-                    hint::spin_loop()
-                } else {
-                    thread::yield_now()
-                }
-                continue;
-            }
-            (seen, idle) = (epoch, 0);
-            // Announce the visit first, then read the job: the owner withdraws the job first, then
-            // waits for the visitors (sequentially consistent on both sides), so either the owner
-            // sees this visit or this thread sees no job.
-            self.visitors.fetch_add(1, SeqCst);
-            let job = self.job.load(SeqCst);
-            if !job.is_null() {
-                // SAFETY: the job was published by `tiles`, which keeps it alive until it has
-                // withdrawn it and seen no visitors.
-                unsafe { &*job }.work(worker);
-            }
-            self.visitors.fetch_sub(1, Release);
-        }
     }
 
     /// Cuts `out` into tiles of up to `tile_rows` x `tile_cols` and has `f(worker, tile)` fill each
@@ -194,16 +241,16 @@ impl Region<'_> {
             panic: Mutex::new(None),
         };
         let published = (&raw const job).cast_mut();
-        self.job.store(published, SeqCst);
-        self.epoch.fetch_add(1, Release);
+        self.shared.job.store(published, SeqCst);
+        self.shared.epoch.fetch_add(1, Release);
         job.work(0);
-        self.job.store(std::ptr::null_mut(), SeqCst);
+        self.shared.job.store(std::ptr::null_mut(), SeqCst);
         let mut spins = 0;
-        while self.visitors.load(SeqCst) != 0 {
+        while self.shared.visitors.load(SeqCst) != 0 {
             spins += 1;
             if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
         }
-        let panic = job.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let panic = job.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
@@ -263,12 +310,15 @@ impl<'a, T> Mat<'a, T> {
         n_cols: usize,
         stride: usize,
     ) -> Self {
-        assert!(col + n_cols <= stride, "columns {col}+{n_cols} in rows of {stride}");
+        let inside = col.checked_add(n_cols).is_some_and(|end| end <= stride);
+        assert!(inside, "columns {col}+{n_cols} in rows of {stride}");
         if n_rows == 0 || n_cols == 0 {
             return Mat { data: &mut [], n_rows: 0, n_cols: 0, stride };
         }
         let data = &mut data[col..];
-        assert!((n_rows - 1) * stride + n_cols <= data.len(), "{n_rows} rows of {stride}");
+        // Checked: what tiles may touch rests on this.
+        let end = (n_rows - 1).checked_mul(stride).and_then(|at| at.checked_add(n_cols));
+        assert!(end.is_some_and(|end| end <= data.len()), "{n_rows} rows of {stride}");
         Mat { data, n_rows, n_cols, stride }
     }
 
@@ -379,6 +429,8 @@ impl<T> Tile<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::atomic::AtomicBool, time::Duration};
+
     use super::*;
 
     /// Each cell is written once, by a tile that knows where it is.
@@ -459,6 +511,43 @@ mod tests {
             assert!(caught.is_err());
             check(&team, 9, 9, (2, 2), 1);
         }
+    }
+
+    #[test]
+    fn steps_far_apart_find_sleeping_helpers() {
+        let team = Team::new(4).unwrap();
+        for _ in 0..300 {
+            check(&team, 7, 7, (2, 2), 0);
+            // Helpers sleep by the next round, or are about to.
+            thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    #[test]
+    fn steps_of_two_threads_may_overlap() {
+        let team = Team::new(3).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..2000).for_each(|_| check(&team, 5, 40, (1, 8), 1)));
+            }
+        });
+    }
+
+    #[test]
+    fn helpers_leave_with_the_team() {
+        let team = Team::new(3).unwrap();
+        let shared = Arc::downgrade(&team.shared);
+        check(&team, 9, 9, (2, 2), 1);
+        drop(team);
+        while shared.strong_count() != 0 {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "rows of")]
+    fn rows_beyond_the_address_space_are_refused() {
+        Mat::new(&mut [0u8; 8], (1 << 32) + 1, 8, 1 << 32);
     }
 
     #[test]
