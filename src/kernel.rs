@@ -111,7 +111,7 @@ pub struct AttendState<'a> {
 /// The CPU has the table's instruction set, and the lengths are as [`Kernels::matmul`] checks.
 type Matmul = unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>);
 
-/// A norm's weight or bias, where there is one.
+/// A norm's weight or bias, where it has one.
 type Vector<'a> = Option<&'a [f32]>;
 
 /// The functions of one instruction set. Every entry is `unsafe fn` for one reason: the CPU must
@@ -194,6 +194,11 @@ impl Kernels {
             }
             (Input::F32(x), None) => assert_eq!(x.len(), n_in * out.n_rows(), "activations"),
             _ => panic!("{} reads the other kind of activations", format.name()),
+        }
+        if n_in == 0 {
+            // The empty sum; tables may then count on rows that have a length.
+            (0..out.n_rows()).for_each(|t| out.row_mut(t).fill(0.0));
+            return;
         }
         // SAFETY: an available table; lengths and kind checked above.
         unsafe { (self.matmul[format.index()])(w, n_in, x, out) }
@@ -295,7 +300,9 @@ impl Kernels {
     /// # Panics
     /// The lengths don't fit together, or the keys leave their chunk.
     pub fn attend(&self, chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>) {
-        let (head_dim, n) = (chunk.q.len(), chunk.keys.len() / chunk.q.len());
+        let head_dim = chunk.q.len();
+        assert!(head_dim > 0, "a head of no dimensions");
+        let n = chunk.keys.len() / head_dim;
         assert!(n > 0 && chunk.keys.len() == n * head_dim && chunk.values.len() == n * head_dim);
         assert!(state.acc.len() == head_dim && scores.len() >= n && chunk.lane + n <= CHUNK);
         assert!(chunk.distance + 1 >= n, "a key after its query");

@@ -340,6 +340,52 @@ fn rope_angles_are_those_of_f64() {
 }
 
 #[test]
+fn products_without_tokens_or_weights_are_empty_sums() {
+    for kernels in Kernels::available() {
+        for &format in Format::ALL {
+            let none = Activations::new(kernels, format, 256, &[]);
+            assert!(matmul(kernels, format, &[], 256, &none, 0).is_empty());
+            let mut out = [f32::NAN; 6];
+            let input = match Per::of(format) {
+                None => Input::F32(&[]),
+                Some(_) => Input::A8(&[]),
+            };
+            let mut mat = Mat::new(&mut out, 2, 3, 3);
+            kernels.matmul(format, &[], 0, input, &mut mat.tile());
+            assert_eq!(bits(&out), [0; 6], "{} {}", kernels.name(), format.name());
+        }
+    }
+}
+
+/// NaN counts as 0, infinity takes the scale along, a block too small for 127 / amax is 0.
+#[test]
+fn quantizing_odd_values_is_defined() {
+    for kernels in Kernels::available() {
+        for (per, len) in [(Per::B32, 32), (Per::K256, 256)] {
+            let quantize = |x: &[f32]| {
+                let mut out = vec![A8::ZERO; x.len().div_ceil(256)];
+                kernels.quantize(per, x, &mut out);
+                out
+            };
+            let mut x = vec![f32::NAN; len];
+            assert_eq!(quantize(&x), [A8::ZERO], "{}", kernels.name());
+            (x[3], x[5]) = (-2.0, 1.0);
+            let group = quantize(&x)[0];
+            assert_eq!((group.codes[3], group.codes[5], group.codes[0]), (-127, 64, 0));
+            assert_eq!(group.scales[0], 2.0 / 127.0);
+            x[7] = f32::NEG_INFINITY;
+            assert_eq!(quantize(&x)[0].scales[0], f32::INFINITY);
+            x.fill(1e-40);
+            assert_eq!(quantize(&x), [A8::ZERO], "{}", kernels.name());
+            // A tail shorter than a block: the missing values are zeros.
+            let group = quantize(&[1.0, -0.5, 0.25])[0];
+            assert_eq!(group.codes[..4], [127, -64, 32, 0]);
+            assert_eq!(group.sums[0], 127 - 64 + 32);
+        }
+    }
+}
+
+#[test]
 fn tiles_on_any_number_of_threads_give_the_same_product() {
     let mut random = Random(5);
     let (format, n_in, n_rows, n_tokens) = (Format::Q4_0, 96, 37, 5);

@@ -49,6 +49,23 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sum2(x, x, |x, _| f(x))
 }
 
+/// x = f(x). A loop here and no `for_each`: what the standard library's functions call isn't
+/// always inlined, and by itself lacks the instruction set of the table.
+#[inline(always)]
+fn each(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in x {
+        *x = f(*x);
+    }
+}
+
+/// x = f(x, y).
+#[inline(always)]
+fn each2(x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = f(*x, *y);
+    }
+}
+
 /// Codes of one row: amax exact, id = 127 / amax, to nearest even, clamped; scale = amax / 127.
 /// Where the block is all zero, or so small that id is infinite, codes and scale are 0.
 #[inline(always)]
@@ -84,15 +101,21 @@ fn quantize_by<const LEN: usize>(x: &[f32], out: &mut [A8]) {
 #[inline(always)]
 fn quantize_block<const LEN: usize>(x: &[f32; LEN], codes: &mut [i8; LEN]) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to nearest even
-    // f32::max ignores NaN, and the largest of a set has one value in any order.
+    // A comparison with NaN is false, so it counts as 0; and the largest of a set has one value in
+    // any order.
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
     let mut lanes = [0.0f32; LANES];
     for x in x.as_chunks::<LANES>().0 {
         for i in 0..LANES {
-            let a = x[i].abs();
-            lanes[i] = if a > lanes[i] { a } else { lanes[i] };
+            lanes[i] = larger(x[i].abs(), lanes[i]);
         }
     }
-    let amax = lanes.into_iter().fold(0.0f32, |m, a| if a > m { a } else { m });
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i], lanes[i + half]);
+        }
+    }
+    let amax = lanes[0];
     let id = 127.0 / amax;
     if !id.is_finite() {
         return 0.0;
@@ -114,7 +137,7 @@ pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
         *out = x * scale;
     }
     if let Some(weight) = weight {
-        out.iter_mut().zip(weight).for_each(|(out, w)| *out *= w);
+        each2(out, weight, |out, w| out * w);
     }
 }
 
@@ -135,10 +158,10 @@ pub fn layer_norm(
         *out = (x - mean) * scale;
     }
     if let Some(weight) = weight {
-        out.iter_mut().zip(weight).for_each(|(out, w)| *out *= w);
+        each2(out, weight, |out, w| out * w);
     }
     if let Some(bias) = bias {
-        out.iter_mut().zip(bias).for_each(|(out, b)| *out += b);
+        each2(out, bias, |out, b| out + b);
     }
 }
 
@@ -146,10 +169,10 @@ pub fn layer_norm(
 #[inline(always)]
 pub fn activate(act: Act, x: &mut [f32]) {
     match act {
-        Act::GeluTanh => x.iter_mut().for_each(|x| *x = math::gelu_tanh(*x)),
-        Act::GeluErf => x.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
-        Act::Relu => x.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 }),
-        Act::Silu => x.iter_mut().for_each(|x| *x = math::silu(*x)),
+        Act::GeluTanh => each(x, math::gelu_tanh),
+        Act::GeluErf => each(x, math::gelu_erf),
+        Act::Relu => each(x, math::relu),
+        Act::Silu => each(x, math::silu),
     }
 }
 
@@ -158,19 +181,19 @@ pub fn activate(act: Act, x: &mut [f32]) {
 pub fn gate(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
     out.copy_from_slice(gate);
     activate(act, out);
-    out.iter_mut().zip(up).for_each(|(out, up)| *out *= up);
+    each2(out, up, |out, up| out * up);
 }
 
 /// x = cap * tanh(x / cap).
 #[inline(always)]
 pub fn softcap(x: &mut [f32], cap: f32) {
-    x.iter_mut().for_each(|x| *x = cap * math::tanh(*x / cap));
+    each(x, |x| cap * math::tanh(x / cap));
 }
 
 /// x += y.
 #[inline(always)]
 pub fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    each2(x, y, |x, y| x + y);
 }
 
 /// (a, b) becomes (a cos - b sin, a sin + b cos), pair by pair.
@@ -211,17 +234,20 @@ pub fn attend(chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_
         }
     }
     let AttendState { max, sum, acc } = state;
-    let largest = scores.iter().fold(*max, |m, &s| if s > m { s } else { m });
+    let mut largest = *max;
+    for &score in scores.iter() {
+        largest = if score > largest { score } else { largest };
+    }
     let shrink = math::exp(*max - largest);
-    scores.iter_mut().for_each(|s| *s = math::exp(*s - largest));
+    each(scores, |s| math::exp(s - largest));
     let mut lanes = [0.0; LANES];
     for (j, score) in scores.iter().enumerate() {
         lanes[(lane + j) % LANES] += score;
     }
     *max = largest;
     *sum = *sum * shrink + combine(lanes);
-    acc.iter_mut().for_each(|a| *a *= shrink);
+    each(acc, |a| a * shrink);
     for (p, value) in scores.iter().zip(values.chunks_exact(head_dim)) {
-        acc.iter_mut().zip(value).for_each(|(a, v)| *a += p * v);
+        each2(acc, value, |a, v| a + p * v);
     }
 }

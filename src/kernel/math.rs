@@ -3,10 +3,11 @@
 //! are branch-free, so that LLVM can run them over lanes (which never changes a result: Rust
 //! allows neither contraction nor reassociation).
 
-// Coefficients are written as their sources print them; the compiler rounds them to the type.
-#![allow(clippy::excessive_precision)]
-
-use std::f64::consts::{LN_2, LOG2_E, PI};
+use std::{
+    f64::consts::{LN_2, LOG2_E, PI},
+    // An `if` may become a branch again, which keeps a loop from running over lanes.
+    hint::select_unpredictable as select,
+};
 
 /// e^x, within 2 ulp; 0 below -87.3 (where the result would be subnormal), infinite above 88.7.
 /// n = round(x / ln 2), then a degree-7 Taylor polynomial of the rest, |r| <= ln(2) / 2.
@@ -29,9 +30,9 @@ pub fn exp(x: f32) -> f32 {
     // the low bits of `shifted`; a cast would saturate, which LLVM doesn't turn into one instruction.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let value = p * power_of_two(n >> 1) * power_of_two(n - (n >> 1));
-    let value = if x < -87.3 { 0.0 } else { value };
-    let value = if x > 88.72 { f32::INFINITY } else { value };
-    if x.is_nan() { x } else { value }
+    let value = select(x < -87.3, 0.0, value);
+    let value = select(x > 88.72, f32::INFINITY, value);
+    select(x.is_nan(), x, value)
 }
 
 /// 2^n of a whole number from -126 to 127.
@@ -51,8 +52,16 @@ pub fn tanh(x: f32) -> f32 {
     p = 0.133_333_33 + s * p;
     p = -0.333_333_34 + s * p;
     let small = a + a * s * p;
-    let value = if a < 0.25 { small } else { large };
-    if x < 0.0 { -value } else { value }
+    let value = select(a < 0.25, small, large);
+    select(x < 0.0, -value, value)
+}
+
+/// x, or 0 where its sign bit is set. A mask: a choice between x and 0 becomes a store for the
+/// zeros alone, and masked stores are many times slower.
+#[inline(always)]
+pub fn relu(x: f32) -> f32 {
+    let sign = (x.to_bits() as i32 >> 31) as u32;
+    f32::from_bits(x.to_bits() & !sign)
 }
 
 /// x * sigmoid(x).
@@ -83,14 +92,14 @@ pub fn erf(x: f32) -> f32 {
     let a = x.abs();
     let t = 1.0 / (1.0 + 0.5 * a);
     let mut p = -0.822_152_23 + t * 0.170_872_77;
-    p = 1.488_515_87 + t * p;
-    p = -1.135_203_98 + t * p;
+    p = 1.488_515_9 + t * p;
+    p = -1.135_204 + t * p;
     p = 0.278_868_07 + t * p;
     p = -0.186_288_06 + t * p;
     p = 0.096_784_18 + t * p;
     p = 0.374_091_96 + t * p;
-    p = 1.000_023_68 + t * p;
-    let large = 1.0 - t * exp(-a * a - 1.265_512_23 + t * p);
+    p = 1.000_023_7 + t * p;
+    let large = 1.0 - t * exp(-a * a - 1.265_512_2 + t * p);
     let s = x * x;
     let mut q = -8.548_327e-4 + s * 1.205_533_3e-4;
     q = 5.223_977_6e-3 + s * q;
@@ -98,13 +107,13 @@ pub fn erf(x: f32) -> f32 {
     q = 1.128_379_2e-1 + s * q;
     q = -3.761_264e-1 + s * q;
     q = std::f32::consts::FRAC_2_SQRT_PI + s * q;
-    let value = if a < 0.5 { a * q } else { large };
-    if x < 0.0 { -value } else { value }
+    let value = select(a < 0.5, a * q, large);
+    select(x < 0.0, -value, value)
 }
 
 /// e^x in f64, relative error below 1e-14 over the range that rope and ALiBi use (|x| < 700).
 pub fn exp64(x: f64) -> f64 {
-    const LN2_HIGH: f64 = 6.931_471_803_691_238_2e-1; // fdlibm's split
+    const LN2_HIGH: f64 = 6.931_471_803_691_238e-1; // fdlibm's split
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     let n = (x.clamp(-700.0, 700.0) * LOG2_E).round();
     let r = (x.clamp(-700.0, 700.0) - n * LN2_HIGH) - n * LN2_LOW;
@@ -144,7 +153,7 @@ pub fn ln64(x: f64) -> f64 {
 pub fn cos_sin(x: f64) -> (f64, f64) {
     const PART1: f64 = 1.570_796_251_296_997; // 24 bits each, so that the products are exact
     const PART2: f64 = 7.549_789_415_861_596e-8;
-    const PART3: f64 = 5.390_302_858_158_119_4e-15;
+    const PART3: f64 = 5.390_302_858_158_12e-15;
     let n = (x * (2.0 / PI)).round();
     let r = ((x - n * PART1) - n * PART2) - n * PART3;
     let s = r * r;
@@ -210,6 +219,7 @@ mod tests {
             assert!((f64::from(gelu_erf(x32)) - wanted).abs() < 1e-6, "gelu_erf({x})");
         }
         assert!((erf(4.0) - 1.0).abs() < 1e-7 && (erf(-40.0) + 1.0).abs() < 1e-7);
+        assert_eq!([-0.0, -3.0, 0.0, 2.5].map(|x| relu(x).to_bits()), [0, 0, 0, 2.5f32.to_bits()]);
         assert_eq!((silu(-200.0), gelu_tanh(-50.0), gelu_erf(-50.0)), (-0.0, -0.0, -0.0));
     }
 

@@ -323,7 +323,8 @@ superblock!(Q5_K, 176, Kind::Min, |block| {
     let mut codes = [_mm256_setzero_si256(); 8];
     for c in 0..4 {
         let low = two_nibbles(load(part(block, 48 + 32 * c)));
-        for (b, low) in (2 * c..).zip(low) {
+        for (t, low) in low.into_iter().enumerate() {
+            let b = 2 * c + t;
             codes[b] = _mm256_or_si256(low, where_bit::<true>(high, b, 16));
         }
     }
