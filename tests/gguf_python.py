@@ -5,8 +5,8 @@
 
 writes the file that `tests/gguf.rs` reads (the committed one was made with gguf 0.19.0, numpy 2.4.6); and
 
-    PITH_GGUF_OUT=/tmp/pith.gguf cargo test -p pith --test gguf -- --ignored for_python
-    python tests/gguf_python.py check /tmp/pith.gguf
+    PITH_GGUF_OUT=$PWD/pith.gguf cargo test -p pith --test gguf -- --ignored for_python
+    python tests/gguf_python.py check pith.gguf
 
 reads, value by value, a file that pith wrote.
 """
