@@ -113,25 +113,21 @@ pub fn convert(
     let total: u64 = jobs.iter().map(Job::n_bytes).sum();
     let mut done = 0;
     let mut before = |i: usize| {
-        let Job { mapped, choice } = &jobs[i];
+        let Some(job) = jobs.get(i) else { return progress(Progress::Verify) };
         progress(Progress::Tensor {
-            name: &mapped.name,
-            format: choice.format,
+            name: &job.mapped.name,
+            format: job.choice.format,
             bytes_done: done,
             bytes_total: total,
         });
-        done += jobs[i].n_bytes();
+        done += job.n_bytes();
     };
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(|error| {
             Error::Invalid(format!("can't start {} threads: {error}", options.threads))
         })?;
-    let bytes_out = write::write(writer, &source, &jobs, out, &pool, &mut before)?;
-    progress(Progress::Verify);
-    if let Err(error) = verify(out, &jobs) {
-        fs::remove_file(out).map_err(Error::io("remove", out))?;
-        return Err(error);
-    }
+    let check = |written: &Path| verify(written, &jobs);
+    let bytes_out = write::write(writer, &source, &jobs, out, &pool, &mut before, check)?;
     Ok(Report {
         family: config.family.title,
         arch: config.family.arch,
@@ -185,8 +181,8 @@ fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
 }
 
 /// Reads the written file back: every tensor is there with its format and sizes.
-fn verify(out: &Path, jobs: &[Job<'_>]) -> Result<()> {
-    let bytes = Bytes::map(out)?;
+fn verify(written: &Path, jobs: &[Job<'_>]) -> Result<()> {
+    let bytes = Bytes::map(written)?;
     let gguf = Gguf::parse(&bytes)?;
     let right = gguf.tensors().len() == jobs.len()
         && gguf.tensors().iter().zip(jobs).all(|(tensor, Job { mapped, choice })| {

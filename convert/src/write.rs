@@ -37,7 +37,8 @@ impl Job<'_> {
 }
 
 /// Writes a GGUF file at `out` with the metadata that `writer` has and these tensors; `before` is
-/// called with the number of each.
+/// called with the number of each, and with their count before `check`; the file takes its place only
+/// if `check` finds no fault.
 pub(crate) fn write(
     mut writer: Writer,
     source: &Source,
@@ -45,6 +46,7 @@ pub(crate) fn write(
     out: &Path,
     pool: &ThreadPool,
     before: &mut dyn FnMut(usize),
+    check: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<u64> {
     for Job { mapped, choice } in jobs {
         writer.declare(&mapped.name, choice.format, &mapped.dims)?;
@@ -57,7 +59,8 @@ pub(crate) fn write(
         }
         write_tensor(&mut file, job, pool)?;
     }
-    file.finish()
+    before(jobs.len());
+    file.finish_if(check)
 }
 
 fn write_tensor(

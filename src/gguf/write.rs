@@ -306,7 +306,16 @@ impl OpenWriter {
     ///
     /// # Errors
     /// A tensor's data is missing, or the file can't be written or renamed.
-    pub fn finish(mut self) -> Result<u64> {
+    pub fn finish(self) -> Result<u64> {
+        self.finish_if(|_| Ok(()))
+    }
+
+    /// As [`OpenWriter::finish`], if `check` of the written file, still under its temporary name,
+    /// finds no fault; else an older file in its place stays as it is.
+    ///
+    /// # Errors
+    /// As [`OpenWriter::finish`], and what `check` says.
+    pub fn finish_if(mut self, check: impl FnOnce(&Path) -> Result<()>) -> Result<u64> {
         if let Some(tensor) = self.tensors.get(self.current) {
             let (written, n_bytes) = (self.written, tensor.n_bytes);
             let fault = format!("tensor {}: {written} of {n_bytes} bytes written", tensor.name);
@@ -314,6 +323,7 @@ impl OpenWriter {
         }
         self.file.flush().map_err(Error::io("write", self.temporary.path()))?;
         self.file.get_ref().sync_all().map_err(Error::io("sync", self.temporary.path()))?;
+        check(self.temporary.path())?;
         self.temporary.rename(&self.path)?;
         sync_folder(&self.path)?;
         Ok(self.total)
