@@ -1,4 +1,4 @@
-//! Speed of the kernels, table by table: products of a 2048 x 2048 matrix with 1, 4 and 16 tokens
+//! Speed of the kernels, table by table: products of a 2048 x 2048 matrix with 1, 4, 8, 16 and 64 tokens
 //! in every format, and the other ops of a step at the sizes of a small model. Throughput is in
 //! elements: multiplications for products, values elsewhere.
 //!
@@ -8,7 +8,9 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pith::{
-    kernel::{A8, AttendChunk, AttendState, CHUNK, Input, Kernels, Per},
+    kernel::{
+        A8, Acts, AttendChunk, AttendState, CHUNK, Group, Input, Kernels, PANEL, Panel, split,
+    },
     quant::Format,
     team::Mat,
 };
@@ -43,25 +45,32 @@ fn products(c: &mut Criterion) {
         group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
         group.sample_size(20);
         // The reference is there to be plain; one speed of it is enough.
-        let tokens: &[usize] = if kernels.name() == "scalar" { &[1] } else { &[1, 4, 16] };
+        let tokens: &[usize] = if kernels.name() == "scalar" { &[1] } else { &[1, 4, 8, 16, 64] };
         for &format in Format::ALL {
             let w = weights(format);
             for &n in tokens {
                 let x = values(n * N);
-                let mut groups = vec![A8::ZERO; n * N / 256];
-                let input = match Per::of(format) {
-                    None => Input::F32(&x),
-                    Some(per) => {
-                        kernels.quantize(per, &x, &mut groups);
-                        Input::A8(&groups)
-                    }
+                let (n_panels, n_rows) = split(n);
+                let mut panels = vec![Panel::ZERO; n_panels * N / 256];
+                for (x, out) in x.chunks(PANEL * N).zip(panels.chunks_exact_mut(N / 256)) {
+                    kernels.quantize_panel(x, N, out);
+                }
+                let mut rows = vec![A8::ZERO; n_rows * N / 256];
+                for (x, out) in x.chunks(N).zip(rows.chunks_exact_mut(N / 256)) {
+                    kernels.quantize(x, out);
+                }
+                let input = match format.is_float() {
+                    true => Input::F32(&x),
+                    false => Input::Acts(Acts { panels: &panels, rows: &rows }),
                 };
+                let mut scratch = vec![Group::ZERO; Kernels::scratch_groups(N)];
                 let mut out = vec![0.0; n * N];
                 group.throughput(Throughput::Elements((n * N * N) as u64));
                 group.bench_function(BenchmarkId::new(format.name(), n), |b| {
                     b.iter(|| {
                         let mut out = Mat::new(&mut out, n, N, N);
-                        kernels.matmul(format, black_box(&w), N, input, &mut out.tile());
+                        let w = black_box(&w);
+                        kernels.matmul(format, w, N, input, &mut scratch, &mut out.tile());
                     });
                 });
             }
@@ -81,11 +90,8 @@ fn ops(c: &mut Criterion) {
         let mut halves = vec![0; N];
         kernels.to_f16(&x, &mut halves);
         group.throughput(Throughput::Elements(N as u64));
-        group.bench_function("quantize 32", |b| {
-            b.iter(|| kernels.quantize(Per::B32, black_box(&x), &mut groups));
-        });
-        group.bench_function("quantize 256", |b| {
-            b.iter(|| kernels.quantize(Per::K256, black_box(&x), &mut groups));
+        group.bench_function("quantize", |b| {
+            b.iter(|| kernels.quantize(black_box(&x), &mut groups));
         });
         group.bench_function("rms_norm", |b| {
             b.iter(|| kernels.rms_norm(black_box(&x), Some(&y), 1e-5, &mut out));

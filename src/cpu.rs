@@ -8,7 +8,10 @@ use pith_models::Norm;
 use crate::{
     Result,
     cache::Cache,
-    kernel::{A8, AttendChunk, AttendState, CHUNK, Input, Kernels, RopeAngles},
+    kernel::{
+        A8, Acts, AttendChunk, AttendState, CHUNK, Group, Input, Kernels, PANEL, Panel, RopeAngles,
+        acts,
+    },
     model::{Model, Weight},
     plan::{Attend, Buf, BufKind, NormSpec, Op, Plan},
     team::{Mat, Region, Team, Tile},
@@ -44,7 +47,7 @@ pub struct Cpu {
 /// Memory of one of the plan's buffers.
 enum Buffer {
     F32 { data: Vec<f32>, width: usize },
-    A8 { data: Vec<A8>, width: usize },
+    Acts { panels: Vec<Panel>, rows: Vec<A8>, n_groups: usize },
 }
 
 /// Cosines and sines of a step's rows, `[n, n_rot / 2]` each.
@@ -66,6 +69,8 @@ struct Scratch {
     softmax: Vec<(f32, f32)>,
     /// A row before its norm.
     row: Vec<f32>,
+    /// Unpacked weights.
+    groups: Vec<Group>,
 }
 
 impl Cpu {
@@ -88,9 +93,14 @@ impl Cpu {
                 BufKind::F32 => {
                     Buffer::F32 { data: vec![0.0; rows * spec.width], width: spec.width }
                 }
-                BufKind::A8(_) => {
-                    let width = spec.width.div_ceil(256);
-                    Buffer::A8 { data: vec![A8::ZERO; rows * width], width }
+                BufKind::Acts => {
+                    let n_groups = spec.width.div_ceil(256);
+                    let (n_panels, n_rows) = acts::most(rows);
+                    Buffer::Acts {
+                        panels: vec![Panel::ZERO; n_panels * n_groups],
+                        rows: vec![A8::ZERO; n_rows * n_groups],
+                        n_groups,
+                    }
                 }
             }
         });
@@ -103,8 +113,9 @@ impl Cpu {
         let hp = model.hparams();
         let group = hp.n_head / hp.n_head_kv;
         let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
-        let scratch =
-            (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(hp.head_dim, group, widest)));
+        let groups = plan.scratch_groups(n_batch.max(n_logits));
+        let scratch = (0..team.n_threads())
+            .map(|_| Mutex::new(Scratch::new(hp.head_dim, group, widest, groups)));
         Ok(Cpu {
             kernels,
             buffers: buffers.collect(),
@@ -115,11 +126,12 @@ impl Cpu {
     }
 
     /// Bytes of one thread's scratch.
-    pub fn scratch_bytes(model: &Model) -> usize {
+    pub fn scratch_bytes(model: &Model, plan: &Plan, n_batch: usize, n_logits: usize) -> usize {
         let hp = model.hparams();
         let group = hp.n_head / hp.n_head_kv;
         let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
         4 * (2 * CHUNK * hp.head_dim + CHUNK + 2 * ATTEND_ROWS * group + widest)
+            + plan.scratch_groups(n_batch.max(n_logits)) * size_of::<Group>()
     }
 
     /// The instruction set in use.
@@ -154,7 +166,7 @@ impl Cpu {
     pub fn rows(&self, buf: Buf, n: usize) -> &[f32] {
         match &self.buffers[buf.0] {
             Buffer::F32 { data, width } => &data[..n * width],
-            Buffer::A8 { .. } => &[],
+            Buffer::Acts { .. } => &[],
         }
     }
 
@@ -162,19 +174,20 @@ impl Cpu {
     pub fn rows_mut(&mut self, buf: Buf, n: usize) -> &mut [f32] {
         match &mut self.buffers[buf.0] {
             Buffer::F32 { data, width } => &mut data[..n * *width],
-            Buffer::A8 { .. } => &mut [],
+            Buffer::Acts { .. } => &mut [],
         }
     }
 }
 
 impl Scratch {
-    fn new(head_dim: usize, group: usize, widest: usize) -> Scratch {
+    fn new(head_dim: usize, group: usize, widest: usize, groups: usize) -> Scratch {
         Scratch {
             keys: vec![0.0; CHUNK * head_dim],
             values: vec![0.0; CHUNK * head_dim],
             scores: vec![0.0; CHUNK],
             softmax: vec![(0.0, 0.0); ATTEND_ROWS * group],
             row: vec![0.0; widest],
+            groups: vec![Group::ZERO; groups],
         }
     }
 }
@@ -243,7 +256,7 @@ impl Step<'_> {
     fn input(&self, buf: Buf) -> &[f32] {
         match &self.buffers[buf.0] {
             Buffer::F32 { data, .. } => data,
-            Buffer::A8 { .. } => unreachable!("the plan reads f32 from a buffer of codes"),
+            Buffer::Acts { .. } => unreachable!("the plan reads f32 from a buffer of codes"),
         }
     }
 
@@ -251,14 +264,14 @@ impl Step<'_> {
     fn take(&mut self, buf: Buf) -> Vec<f32> {
         match &mut self.buffers[buf.0] {
             Buffer::F32 { data, .. } => std::mem::take(data),
-            Buffer::A8 { .. } => unreachable!("the plan writes f32 to a buffer of codes"),
+            Buffer::Acts { .. } => unreachable!("the plan writes f32 to a buffer of codes"),
         }
     }
 
     fn put(&mut self, buf: Buf, filled: Vec<f32>) {
         match &mut self.buffers[buf.0] {
             Buffer::F32 { data, .. } => *data = filled,
-            Buffer::A8 { .. } => unreachable!("the plan writes f32 to a buffer of codes"),
+            Buffer::Acts { .. } => unreachable!("the plan writes f32 to a buffer of codes"),
         }
     }
 
@@ -355,27 +368,24 @@ impl Step<'_> {
 
     fn quantize(&mut self, input: Buf, out: Buf) {
         let (n, width) = (self.n_rows(input), self.width(input));
-        let BufKind::A8(per) = self.plan.buffers[out.0].kind else {
+        let taken = Buffer::F32 { data: Vec::new(), width: 0 };
+        let Buffer::Acts { mut panels, mut rows, n_groups } =
+            std::mem::replace(&mut self.buffers[out.0], taken)
+        else {
             unreachable!("the plan quantizes into a buffer of f32")
         };
-        let Buffer::A8 { data, width: groups } = &mut self.buffers[out.0] else {
-            unreachable!("a buffer's memory is of its kind")
-        };
-        let (mut data, groups) = (std::mem::take(data), *groups);
-        let (x, kernels) = (self.input(input), self.kernels);
-        let tile_rows = (ELEMENTS / width.max(1)).max(1);
-        self.region.tiles(
-            Mat::new(&mut data, n, groups, groups),
-            tile_rows,
-            groups,
-            |_, mut tile| {
-                for i in 0..tile.n_rows() {
-                    let row = &x[(tile.row0() + i) * width..][..width];
-                    kernels.quantize(per, row, tile.row_mut(i));
-                }
-            },
-        );
-        self.buffers[out.0] = Buffer::A8 { data, width: groups };
+        let (x, kernels) = (&self.input(input)[..n * width], self.kernels);
+        let (n_panels, n_rows) = acts::split(n);
+        let mat = Mat::new(&mut panels, n_panels, n_groups, n_groups);
+        self.region.tiles(mat, 1, n_groups, |_, mut tile| {
+            let first = tile.row0() * PANEL;
+            let x = &x[first * width..(first + PANEL).min(n) * width];
+            kernels.quantize_panel(x, width, tile.row_mut(0));
+        });
+        for (i, row) in rows.chunks_exact_mut(n_groups).enumerate().take(n_rows) {
+            kernels.quantize(&x[(n_panels * PANEL + i) * width..][..width], row);
+        }
+        self.buffers[out.0] = Buffer::Acts { panels, rows, n_groups };
     }
 
     fn linear(&mut self, weight: &Weight, bias: Option<&str>, input: Buf, out: Buf, col: usize) {
@@ -383,20 +393,27 @@ impl Step<'_> {
         let mut data = self.take(out);
         let x = match &self.buffers[input.0] {
             Buffer::F32 { data, .. } => Input::F32(&data[..n * weight.n_in]),
-            Buffer::A8 { data, width } => Input::A8(&data[..n * width]),
+            Buffer::Acts { panels, rows, n_groups } => {
+                let (n_panels, n_rows) = acts::split(n);
+                Input::Acts(Acts {
+                    panels: &panels[..n_panels * n_groups],
+                    rows: &rows[..n_rows * n_groups],
+                })
+            }
         };
         let bias = bias.and_then(|name| self.model.vector(name));
         let stored = self.model.data(weight);
         let row_bytes = stored.len() / weight.n_out;
-        let kernels = self.kernels;
+        let (kernels, scratch) = (self.kernels, self.scratch);
         // All tokens of the step share one tile, so that a weight is unpacked once for all.
         let tile_cols =
-            (weight.n_out / (4 * self.region.n_threads())).clamp(16, 64).next_multiple_of(8);
+            (weight.n_out / (4 * self.region.n_threads())).clamp(16, 64).next_multiple_of(32);
         let mat = Mat::window(&mut data, n, col, weight.n_out, stride);
-        self.region.tiles(mat, n.max(1), tile_cols, |_, mut tile| {
+        self.region.tiles(mat, n.max(1), tile_cols, |worker, mut tile| {
             let span = tile.col0() * row_bytes..(tile.col0() + tile.n_cols()) * row_bytes;
             let (first, n_cols) = (tile.col0(), tile.n_cols());
-            kernels.matmul(weight.format, &stored[span], weight.n_in, x, &mut tile);
+            let groups = &mut lock(&scratch[worker]).groups;
+            kernels.matmul(weight.format, &stored[span], weight.n_in, x, groups, &mut tile);
             if let Some(bias) = bias {
                 for i in 0..tile.n_rows() {
                     kernels.add(tile.row_mut(i), &bias[first..first + n_cols]);

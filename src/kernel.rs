@@ -2,9 +2,9 @@
 //! plainest code; every other table equals it bit for bit.
 //!
 //! The contract (ARCHITECTURE.md has it in formulas):
-//! * activations become int8 codes along the row, one f32 scale per 32 or per 256 ([`Per`]);
+//! * activations become int8 codes along the row, one f32 scale per 32 ([`A8`]);
 //! * products of weight codes and activation codes are exact integers; what remains is one f32
-//!   update per block in a stated order;
+//!   update per block of 32 in a stated order;
 //! * other sums run in 16 lanes (lane = index mod 16) and one tree ([`lanes::combine`]);
 //! * a multiplication and an addition are rounded separately, and elementary functions are our own
 //!   ([`math`]).
@@ -12,62 +12,41 @@
 //! What a row gets therefore depends on the row alone: not on its neighbours in the batch, the
 //! thread, or the instruction set.
 
+pub mod acts;
 pub mod lanes;
 pub mod math;
+mod panels;
 pub mod scalar;
+#[cfg_attr(target_arch = "x86_64", allow(dead_code))] // until a table below AVX2 uses it
+mod unpack;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::OnceLock;
 
 use pith_models::{Act, Pairing};
+
+pub use acts::{A8, Acts, PANEL, Panel, split};
+pub use panels::STRIP;
+pub use unpack::Group;
 
 use crate::{quant::Format, team::Tile};
 
 /// Positions of a chunk of attention; chunks begin at multiples of it.
 pub const CHUNK: usize = 256;
 
-/// 256 quantized activations. The tail of a row that is no multiple of 256 is padded with zeros.
-#[repr(C, align(32))]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct A8 {
-    /// Codes, -127..=127.
-    pub codes: [i8; 256],
-    /// Sums of 16 codes each.
-    pub sums: [i16; 16],
-    /// Scale of each 32 codes; for [`Per::K256`] all eight are equal.
-    pub scales: [f32; 8],
-}
-
-impl A8 {
-    /// 256 zeros.
-    pub const ZERO: A8 = A8 { codes: [0; 256], sums: [0; 16], scales: [0.0; 8] };
-}
-
-/// How many activations share a scale: what a weight format wants beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Per {
-    /// 32, for the formats with blocks of 32.
-    B32,
-    /// 256, for the formats with superblocks of 256.
-    K256,
-}
-
-impl Per {
-    /// What products with this format read; `None` for formats that multiply f32 activations.
-    pub fn of(format: Format) -> Option<Per> {
-        match format {
-            Format::F32 | Format::F16 | Format::BF16 => None,
-            format if format.block_len() == 32 => Some(Per::B32),
-            _ => Some(Per::K256),
-        }
-    }
-}
-
 /// Activations of a product.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
-    /// `[n_tokens, n_in.div_ceil(256)]`.
-    A8(&'a [A8]),
+    /// Quantized, for the integer formats.
+    Acts(Acts<'a>),
     /// `[n_tokens, n_in]`.
     F32(&'a [f32]),
 }
@@ -109,7 +88,8 @@ pub struct AttendState<'a> {
 ///
 /// # Safety
 /// The CPU has the table's instruction set, and the lengths are as [`Kernels::matmul`] checks.
-type Matmul = unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>);
+type Matmul =
+    unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, scratch: &mut [Group], out: &mut Tile<'_, f32>);
 
 /// A norm's weight or bias, where it has one.
 type Vector<'a> = Option<&'a [f32]>;
@@ -119,7 +99,8 @@ type Vector<'a> = Option<&'a [f32]>;
 pub struct Kernels {
     name: &'static str,
     matmul: [Matmul; Format::COUNT],
-    quantize: unsafe fn(Per, &[f32], &mut [A8]),
+    quantize: unsafe fn(&[f32], &mut [A8]),
+    quantize_panel: unsafe fn(&[f32], usize, &mut [Panel]),
     rms_norm: unsafe fn(&[f32], Vector<'_>, f32, &mut [f32]),
     layer_norm: unsafe fn(&[f32], Vector<'_>, Vector<'_>, f32, &mut [f32]),
     activate: unsafe fn(Act, &mut [f32]),
@@ -132,20 +113,25 @@ pub struct Kernels {
     attend: unsafe fn(&AttendChunk<'_>, &mut [f32], AttendState<'_>),
 }
 
-#[cfg(target_arch = "x86_64")]
-static WITH_AVX2: [&Kernels; 2] = [&avx2::TABLE, &scalar::TABLE];
-static PLAIN: [&Kernels; 1] = [&scalar::TABLE];
+/// Every table, best first, with what says whether a CPU can run it.
+static TABLES: &[(fn() -> bool, &Kernels)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (avx512::is_here, &avx512::TABLE),
+    #[cfg(target_arch = "x86_64")]
+    (avxvnni::is_here, &avxvnni::TABLE),
+    #[cfg(target_arch = "x86_64")]
+    (avx2::is_here, &avx2::TABLE),
+    (|| true, &scalar::TABLE),
+];
 
 /// The safe face: each method checks lengths, then calls the table.
 #[allow(unsafe_code)]
 impl Kernels {
     /// The tables that this CPU can run, best first; the scalar one is last.
     pub fn available() -> &'static [&'static Kernels] {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
-            return &WITH_AVX2;
-        }
-        &PLAIN
+        static HERE: OnceLock<Vec<&Kernels>> = OnceLock::new();
+        let here = || TABLES.iter().filter(|(is_here, _)| is_here()).map(|(_, table)| *table);
+        HERE.get_or_init(|| here().collect())
     }
 
     /// The best table for this CPU.
@@ -158,7 +144,7 @@ impl Kernels {
         Kernels::available().iter().copied().find(|k| k.name == name)
     }
 
-    /// "scalar", "avx2".
+    /// "scalar", "avx2", "avx512".
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -168,31 +154,57 @@ impl Kernels {
     ///
     /// # Panics
     /// `out` has another length.
-    pub fn quantize(&self, per: Per, x: &[f32], out: &mut [A8]) {
+    pub fn quantize(&self, x: &[f32], out: &mut [A8]) {
         assert_eq!(out.len(), x.len().div_ceil(256), "groups of {} activations", x.len());
         // SAFETY: an available table; lengths checked above.
-        unsafe { (self.quantize)(per, x, out) }
+        unsafe { (self.quantize)(x, out) }
     }
 
-    /// Products of `tile.n_cols()` weight rows with `tile.n_rows()` tokens.
+    /// As [`Kernels::quantize`], up to sixteen rows `[n, n_in]` into one row of panels.
     ///
     /// # Panics
-    /// The lengths don't fit together, or the input isn't of the format's kind ([`Per::of`]).
+    /// The lengths don't fit together.
+    pub fn quantize_panel(&self, x: &[f32], n_in: usize, out: &mut [Panel]) {
+        assert_eq!(out.len(), n_in.div_ceil(256), "groups of {n_in} activations");
+        assert!(n_in > 0 && x.len() <= PANEL * n_in && x.len().is_multiple_of(n_in));
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.quantize_panel)(x, n_in, out) }
+    }
+
+    /// Groups of scratch that a product of rows of `n_in` wants.
+    pub fn scratch_groups(n_in: usize) -> usize {
+        STRIP * n_in.div_ceil(256)
+    }
+
+    /// Products of `tile.n_cols()` weight rows with `tile.n_rows()` tokens. `scratch` holds
+    /// [`Kernels::scratch_groups`] or more; it may be empty where no tokens lie in panels.
+    ///
+    /// # Panics
+    /// The lengths don't fit together, or the input isn't of the format's kind
+    /// ([`Format::is_float`]).
     pub fn matmul(
         &self,
         format: Format,
         w: &[u8],
         n_in: usize,
         x: Input<'_>,
+        scratch: &mut [Group],
         out: &mut Tile<'_, f32>,
     ) {
         let row_bytes = format.row_bytes(n_in).expect("rows of whole blocks");
         assert_eq!(w.len(), row_bytes * out.n_cols(), "weight rows");
-        match (x, Per::of(format)) {
-            (Input::A8(x), Some(_)) => {
-                assert_eq!(x.len(), n_in.div_ceil(256) * out.n_rows(), "activations");
+        match x {
+            Input::Acts(x) if !format.is_float() => {
+                let (n_panels, n_rows) = split(out.n_rows());
+                let n_groups = n_in.div_ceil(256);
+                assert_eq!(x.panels.len(), n_groups * n_panels, "panels of activations");
+                assert_eq!(x.rows.len(), n_groups * n_rows, "rows of activations");
+                let wanted = if n_panels == 0 { 0 } else { Kernels::scratch_groups(n_in) };
+                assert!(scratch.len() >= wanted, "scratch of {} groups", scratch.len());
             }
-            (Input::F32(x), None) => assert_eq!(x.len(), n_in * out.n_rows(), "activations"),
+            Input::F32(x) if format.is_float() => {
+                assert_eq!(x.len(), n_in * out.n_rows(), "activations");
+            }
             _ => panic!("{} reads the other kind of activations", format.name()),
         }
         if n_in == 0 {
@@ -200,8 +212,11 @@ impl Kernels {
             (0..out.n_rows()).for_each(|t| out.row_mut(t).fill(0.0));
             return;
         }
+        if out.n_rows() == 0 || out.n_cols() == 0 {
+            return;
+        }
         // SAFETY: an available table; lengths and kind checked above.
-        unsafe { (self.matmul[format.index()])(w, n_in, x, out) }
+        unsafe { (self.matmul[format.index()])(w, n_in, x, scratch, out) }
     }
 
     /// out = x / sqrt(mean(x^2) + eps) * weight, all `[n]`.

@@ -8,7 +8,7 @@ use pith_models::{Act, Ffn, Join, Norm, Pairing, Position};
 
 use crate::{
     Result,
-    kernel::Per,
+    kernel::{A8, Kernels, Panel, acts},
     model::{Model, Weight, in_window, missing, qk_norm_width},
     quant::Format,
 };
@@ -35,8 +35,8 @@ pub struct BufSpec {
 pub enum BufKind {
     /// f32 values.
     F32,
-    /// Quantized activations: groups of 256.
-    A8(Per),
+    /// Quantized activations.
+    Acts,
 }
 
 /// The weights of a norm.
@@ -235,17 +235,17 @@ impl<'m> Planner<'m> {
         let BufSpec { width, per_logit, .. } = self.buffers[input.0];
         let weight = self.weight(&format!("{name}.weight"), n_out, width)?;
         let bias = self.vector(format!("{name}.bias"), n_out)?;
-        let input = match Per::of(weight.format) {
-            None => input,
-            Some(per) => self.quantized(input, per, width, per_logit),
+        let input = match weight.format.is_float() {
+            true => input,
+            false => self.quantized(input, width, per_logit),
         };
         self.ops.push(Op::Linear { weight, bias, input, out, col });
         Ok(())
     }
 
     /// The quantized form of a buffer: shared by all products since the buffer last changed.
-    fn quantized(&mut self, input: Buf, per: Per, width: usize, per_logit: bool) -> Buf {
-        let out = self.buffer("codes", width, BufKind::A8(per), per_logit);
+    fn quantized(&mut self, input: Buf, width: usize, per_logit: bool) -> Buf {
+        let out = self.buffer("codes", width, BufKind::Acts, per_logit);
         let fresh = self.ops.iter().rev().find_map(|op| match op {
             Op::Quantize { input: i, out: o } if *o == out => Some(*i == input),
             op if op.writes() == Some(input) => Some(false),
@@ -590,17 +590,35 @@ impl Plan {
 
     /// Bytes of all buffers for steps of up to `n_batch` rows and `n_logits` wanted rows.
     pub fn buffer_bytes(&self, n_batch: usize, n_logits: usize) -> usize {
-        let rows = |b: &BufSpec| if b.per_logit { n_logits } else { n_batch };
-        self.buffers.iter().map(|b| rows(b).saturating_mul(b.row_bytes())).sum()
+        let bytes = |b: &BufSpec| b.bytes(if b.per_logit { n_logits } else { n_batch });
+        self.buffers.iter().map(bytes).fold(0, usize::saturating_add)
+    }
+
+    /// Groups of unpacked weights that a thread needs for steps of up to `n_batch` rows.
+    pub fn scratch_groups(&self, n_batch: usize) -> usize {
+        let groups = |op: &Op| match op {
+            Op::Linear { weight, .. } if !weight.format.is_float() => {
+                Kernels::scratch_groups(weight.n_in)
+            }
+            _ => 0,
+        };
+        match acts::most(n_batch).0 {
+            0 => 0,
+            _ => self.ops.iter().map(groups).max().unwrap_or(0),
+        }
     }
 }
 
 impl BufSpec {
-    /// Bytes of a row.
-    pub fn row_bytes(&self) -> usize {
+    /// Bytes for `n` rows.
+    pub fn bytes(&self, n: usize) -> usize {
         match self.kind {
-            BufKind::F32 => self.width * size_of::<f32>(),
-            BufKind::A8(_) => self.width.div_ceil(256) * size_of::<crate::kernel::A8>(),
+            BufKind::F32 => n.saturating_mul(self.width).saturating_mul(size_of::<f32>()),
+            BufKind::Acts => {
+                let (n_panels, n_rows) = acts::most(n);
+                let bytes = n_panels * size_of::<Panel>() + n_rows * size_of::<A8>();
+                self.width.div_ceil(256).saturating_mul(bytes)
+            }
         }
     }
 }

@@ -192,6 +192,12 @@ impl Format {
         ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name))
     }
 
+    /// Whether values are plain numbers, which multiply activations as they are; those of the other
+    /// formats are integers with scales, and multiply quantized activations.
+    pub fn is_float(self) -> bool {
+        matches!(self, Format::F32 | Format::F16 | Format::BF16)
+    }
+
     /// Values per block.
     pub fn block_len(self) -> usize {
         self.row().block_len

@@ -133,7 +133,7 @@ impl<'m> Session<'m> {
         let memory = Memory {
             kv: shape.bytes(),
             buffers: plan.buffer_bytes(n_batch, n_logits) as u64,
-            scratch: (Cpu::scratch_bytes(model) * n_threads) as u64,
+            scratch: (Cpu::scratch_bytes(model, &plan, n_batch, n_logits) * n_threads) as u64,
         };
         if let Some(limit) = options.max_memory.filter(|&limit| memory.total() > limit) {
             return Err(Error::Memory { needed: memory.total(), limit });

@@ -4,7 +4,7 @@
 
 use pith_models::{Act, Pairing};
 
-use super::{A8, AttendChunk, AttendState, Per, math};
+use super::{AttendChunk, AttendState, math};
 
 /// Lanes of a sum.
 pub const LANES: usize = 16;
@@ -64,68 +64,6 @@ fn each2(x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
     for (x, y) in x.iter_mut().zip(y) {
         *x = f(*x, *y);
     }
-}
-
-/// Codes of one row: amax exact, id = 127 / amax, to nearest even, clamped; scale = amax / 127.
-/// Where the block is all zero, or so small that id is infinite, codes and scale are 0.
-#[inline(always)]
-pub fn quantize(per: Per, x: &[f32], out: &mut [A8]) {
-    match per {
-        Per::B32 => quantize_by::<32>(x, out),
-        Per::K256 => quantize_by::<256>(x, out),
-    }
-}
-
-#[inline(always)]
-fn quantize_by<const LEN: usize>(x: &[f32], out: &mut [A8]) {
-    for (group, x) in out.iter_mut().zip(x.chunks(256)) {
-        *group = A8::ZERO;
-        let (whole, rest) = x.as_chunks::<LEN>();
-        let (codes, _) = group.codes.as_chunks_mut::<LEN>();
-        let scales = group.scales.chunks_exact_mut(LEN / 32);
-        let mut blocks = codes.iter_mut().zip(scales);
-        for (x, (codes, scales)) in whole.iter().zip(&mut blocks) {
-            scales.fill(quantize_block(x, codes));
-        }
-        if let (false, Some((codes, scales))) = (rest.is_empty(), blocks.next()) {
-            let mut x = [0.0; LEN];
-            x[..rest.len()].copy_from_slice(rest);
-            scales.fill(quantize_block(&x, codes));
-        }
-        for (sum, codes) in group.sums.iter_mut().zip(group.codes.as_chunks::<16>().0) {
-            *sum = codes.iter().map(|&c| i16::from(c)).sum();
-        }
-    }
-}
-
-#[inline(always)]
-fn quantize_block<const LEN: usize>(x: &[f32; LEN], codes: &mut [i8; LEN]) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to nearest even
-    // A comparison with NaN is false, so it counts as 0; and the largest of a set has one value in
-    // any order.
-    let larger = |a: f32, b: f32| if a > b { a } else { b };
-    let mut lanes = [0.0f32; LANES];
-    for x in x.as_chunks::<LANES>().0 {
-        for i in 0..LANES {
-            lanes[i] = larger(x[i].abs(), lanes[i]);
-        }
-    }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] = larger(lanes[i], lanes[i + half]);
-        }
-    }
-    let amax = lanes[0];
-    let id = 127.0 / amax;
-    if !id.is_finite() {
-        return 0.0;
-    }
-    for (code, &x) in codes.iter_mut().zip(x) {
-        let y = (x * id).clamp(-127.0, 127.0);
-        let y = if y.is_nan() { 0.0 } else { y };
-        *code = ((y + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8;
-    }
-    amax / 127.0
 }
 
 /// x / sqrt(mean(x^2) + eps) * weight.

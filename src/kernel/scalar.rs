@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{A8, Input, Kernels, lanes};
+use super::{A8, Acts, Group, Input, Kernels, PANEL, acts, lanes};
 use crate::{quant::Format, team::Tile};
 
 /// The scalar table: complete, and the base that other tables overlay.
@@ -27,7 +27,8 @@ pub const TABLE: Kernels = Kernels {
         matmul[Format::IQ4_XS.index()] = superblocks::<IQ4_XS>;
         matmul
     },
-    quantize: lanes::quantize,
+    quantize: acts::quantize,
+    quantize_panel: acts::quantize_panel,
     rms_norm: lanes::rms_norm,
     layer_norm: lanes::layer_norm,
     activate: lanes::activate,
@@ -79,7 +80,7 @@ impl Float for BF16 {
 }
 
 /// 16 lanes over the row, products rounded before they are added.
-fn floats<F: Float>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>) {
+fn floats<F: Float>(w: &[u8], n_in: usize, x: Input<'_>, _: &mut [Group], out: &mut Tile<'_, f32>) {
     let Input::F32(x) = x else { unreachable!("Kernels::matmul checks the kind") };
     for (t, x) in x.chunks_exact(n_in).enumerate() {
         for (out, row) in out.row_mut(t).iter_mut().zip(w.chunks_exact(n_in * F::BYTES)) {
@@ -103,12 +104,37 @@ trait Block {
     }
 }
 
+/// Calls `f(token, its activations)` for every token, wherever it lies.
+fn each_token(x: Input<'_>, n_in: usize, mut f: impl FnMut(usize, &[A8])) {
+    let Input::Acts(Acts { panels, rows }) = x else {
+        unreachable!("Kernels::matmul checks the kind")
+    };
+    let n_groups = n_in.div_ceil(256);
+    let mut n = 0;
+    for panels in panels.chunks_exact(n_groups) {
+        for t in 0..PANEL {
+            f(n + t, &panels.iter().map(|panel| panel.token(t)).collect::<Vec<_>>());
+        }
+        n += PANEL;
+    }
+    for (t, row) in rows.chunks_exact(n_groups).enumerate() {
+        f(n + t, row);
+    }
+}
+
+/// The tree that ends a sum over blocks of 32.
+fn combine_blocks(l: [f32; 8]) -> f32 {
+    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
 /// Eight lanes, lane = block index mod 8: lane += da * (d * S + m * Y).
-fn blocks<F: Block>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>) {
-    let Input::A8(x) = x else { unreachable!("Kernels::matmul checks the kind") };
-    for (t, x) in x.chunks_exact(n_in.div_ceil(256)).enumerate() {
+fn blocks<F: Block>(w: &[u8], n_in: usize, x: Input<'_>, _: &mut [Group], out: &mut Tile<'_, f32>) {
+    each_token(x, n_in, |t, x| {
+        if t >= out.n_rows() {
+            return; // a panel's empty place
+        }
         for (out, row) in out.row_mut(t).iter_mut().zip(w.chunks_exact(n_in / 32 * F::BYTES)) {
-            let mut l = [0.0f32; 8];
+            let mut lanes = [0.0f32; 8];
             for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
                 let (group, b) = (&x[b / 8], b % 8);
                 let sum = dot(&F::codes(block), &group.codes[32 * b..]);
@@ -117,11 +143,11 @@ fn blocks<F: Block>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>
                     let codes = i32::from(group.sums[2 * b]) + i32::from(group.sums[2 * b + 1]);
                     t += F::min(block) * codes as f32;
                 }
-                l[b] += group.scales[b] * t;
+                lanes[b] += group.scales[b] * t;
             }
-            *out = ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
+            *out = combine_blocks(lanes);
         }
-    }
+    });
 }
 
 /// Sum of products of codes, exact.
@@ -230,27 +256,40 @@ trait Superblock {
     fn unpack(block: &[u8]) -> Unpacked;
 }
 
-/// acc += da * (d * S - dmin * M), superblock by superblock, S and M exact.
-fn superblocks<F: Superblock>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>) {
-    let Input::A8(x) = x else { unreachable!("Kernels::matmul checks the kind") };
-    for (t, x) in x.chunks_exact(n_in / 256).enumerate() {
-        for (out, row) in out.row_mut(t).iter_mut().zip(w.chunks_exact(n_in / 256 * F::BYTES)) {
-            let mut acc = 0.0;
-            for (group, block) in x.iter().zip(row.chunks_exact(F::BYTES)) {
-                acc += group.scales[0] * superblock(&F::unpack(block), group);
-            }
-            *out = acc;
+/// As [`blocks`], for the eight blocks of each superblock: lane += da * (d * S - dmin * M).
+fn superblocks<F: Superblock>(
+    w: &[u8],
+    n_in: usize,
+    x: Input<'_>,
+    _: &mut [Group],
+    out: &mut Tile<'_, f32>,
+) {
+    each_token(x, n_in, |t, x| {
+        if t >= out.n_rows() {
+            return;
         }
-    }
+        for (out, row) in out.row_mut(t).iter_mut().zip(w.chunks_exact(n_in / 256 * F::BYTES)) {
+            let mut lanes = [0.0f32; 8];
+            for (group, block) in x.iter().zip(row.chunks_exact(F::BYTES)) {
+                let w = F::unpack(block);
+                for (b, lane) in lanes.iter_mut().enumerate() {
+                    *lane += group.scales[b] * block_of(&w, group, b);
+                }
+            }
+            *out = combine_blocks(lanes);
+        }
+    });
 }
 
-fn superblock(w: &Unpacked, x: &A8) -> f32 {
+/// d * S - dmin * M of block b of a superblock.
+fn block_of(w: &Unpacked, x: &A8, b: usize) -> f32 {
+    let halves = 2 * b..2 * b + 2;
     let scaled = |i: usize| w.scales[i] * dot(&w.codes[16 * i..][..16], &x.codes[16 * i..]);
-    let t = w.d * (0..16).map(scaled).sum::<i32>() as f32;
+    let t = w.d * halves.clone().map(scaled).sum::<i32>() as f32;
     match &w.mins {
         None => t,
         Some((dmin, mins)) => {
-            let sum: i32 = mins.iter().zip(x.sums).map(|(m, sum)| m * i32::from(sum)).sum();
+            let sum: i32 = halves.map(|i| mins[i] * i32::from(x.sums[i])).sum();
             t - dmin * sum as f32
         }
     }

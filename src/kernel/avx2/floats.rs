@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{Input, lanes};
+use super::super::{Group, Input, lanes};
 use crate::team::Tile;
 
 /// How eight weights are widened to f32.
@@ -67,7 +67,13 @@ impl Float for BF16 {
 
 /// Products of all rows of `w` with all tokens of the tile.
 #[target_feature(enable = "avx2,f16c")]
-pub fn matmul<F: Float>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>) {
+pub fn matmul<F: Float>(
+    w: &[u8],
+    n_in: usize,
+    x: Input<'_>,
+    _: &mut [Group],
+    out: &mut Tile<'_, f32>,
+) {
     let Input::F32(x) = x else { unreachable!("Kernels::matmul checks the kind") };
     let (n_tokens, n_rows) = (out.n_rows(), out.n_cols());
     let mut t = 0;

@@ -1,0 +1,71 @@
+//! The AVX-512 table, for CPUs with VNNI: tokens in panels are multiplied sixteen at a time, tokens
+//! in rows with 256-bit vectors, where decoding a weight is most of the work.
+#![allow(unsafe_code)]
+
+use pith_models::{Act, Pairing};
+
+use super::{
+    A8, AttendChunk, AttendState, Kernels, Panel, acts, avx2, lanes,
+    panels::multiply,
+    x86::{dot::Avx512Vnni, overlay, products, ymm::Ymm, zmm::Zmm},
+};
+
+/// The AVX-512 table.
+pub const TABLE: Kernels = Kernels {
+    name: "avx512",
+    matmul: overlay!(avx2::TABLE.matmul),
+    quantize,
+    quantize_panel,
+    rms_norm,
+    layer_norm,
+    activate,
+    gate,
+    softcap,
+    add,
+    rope,
+    attend,
+    ..avx2::TABLE
+};
+
+/// Whether this CPU has what the table needs.
+pub fn is_here() -> bool {
+    avx2::is_here()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+products!(
+    "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    Avx512Vnni,
+    |strip, panels, n, out| match n {
+        // Half a panel fits 256 bits.
+        ..=8 => multiply::<Ymm<Avx512Vnni>, K, 8, 1, 8>(strip, panels, n, out),
+        _ => multiply::<Zmm, K, 8, 1, 8>(strip, panels, n, out),
+    }
+);
+
+/// A body that all tables share, compiled with AVX-512.
+macro_rules! with_avx512 {
+    ($($module:ident::$name:ident($($arg:ident: $type:ty),*);)*) => {$(
+        #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn $name($($arg: $type),*) {
+            $module::$name($($arg),*);
+        }
+    )*};
+}
+
+with_avx512! {
+    acts::quantize(x: &[f32], out: &mut [A8]);
+    acts::quantize_panel(x: &[f32], n_in: usize, out: &mut [Panel]);
+    lanes::rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]);
+    lanes::layer_norm(x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32, out: &mut [f32]);
+    lanes::activate(act: Act, x: &mut [f32]);
+    lanes::gate(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]);
+    lanes::softcap(x: &mut [f32], cap: f32);
+    lanes::add(x: &mut [f32], y: &[f32]);
+    lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
+    lanes::attend(chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>);
+}

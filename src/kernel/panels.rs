@@ -1,0 +1,374 @@
+//! Products of unpacked weights with panels of tokens: the same loops for every instruction set,
+//! which brings a vector of token sums ([`Vector`]) and compiles them for itself.
+//!
+//! The lanes of a vector are tokens. A tile is R weight rows by C vectors of tokens: its integer
+//! sums stay in registers for a block of 32 weights, and then update f32 sums of the contract's
+//! eight lanes, which lie in the first-level cache.
+#![allow(unsafe_code)]
+
+use super::{
+    acts::{PANEL, Panel},
+    unpack::{Class, Group, Min},
+};
+use crate::team::Tile;
+
+/// Rows of weights that are unpacked together.
+pub const STRIP: usize = 32;
+
+/// Sums of several tokens in one instruction set.
+///
+/// # Safety
+/// Every function needs the instruction set, and pointers to as much as it says.
+pub trait Vector {
+    /// Tokens of a vector; divides [`PANEL`].
+    const LANES: usize;
+    /// Whether weights must have no sign.
+    const UNSIGNED: bool;
+    /// 32-bit sums.
+    type Int: Copy;
+    /// f32 sums.
+    type Float: Copy;
+
+    /// Adds to `sums` the products of R rows' codes with C vectors of activation codes, over `N`
+    /// times four codes; `y` points to fours of tokens, [`PANEL`] fours apart.
+    unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
+        sums: &mut [[Self::Int; C]; R],
+        w: [*const i8; R],
+        y: [*const [i8; 4]; C],
+    );
+    /// Pairs of activation sums times a pair of factors.
+    unsafe fn pairs(sums: *const [i16; 2], factors: [i16; 2]) -> Self::Int;
+    /// Product with a number.
+    unsafe fn scaled(x: Self::Int, factor: i16) -> Self::Int;
+    /// Sum of integers.
+    unsafe fn plus(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Zeros.
+    unsafe fn none() -> Self::Int;
+    /// f32 zeros.
+    unsafe fn zero() -> Self::Float;
+    /// To f32, to nearest even.
+    unsafe fn float(x: Self::Int) -> Self::Float;
+    /// LANES numbers.
+    unsafe fn load(from: *const f32) -> Self::Float;
+    /// Writes LANES numbers.
+    unsafe fn store(x: Self::Float, to: *mut f32);
+    /// One number in all lanes.
+    unsafe fn all(x: f32) -> Self::Float;
+    /// a * b.
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// a + b.
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
+
+    /// The first LANES columns as rows.
+    #[inline(always)]
+    unsafe fn transpose(from: &[[f32; PANEL]; STRIP], to: &mut [[f32; STRIP]; PANEL]) {
+        for (t, to) in to.iter_mut().enumerate().take(Self::LANES) {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from[t];
+            }
+        }
+    }
+}
+
+/// Rows of unpacked weights: a part of a matrix.
+#[derive(Clone, Copy)]
+pub struct Strip<'a> {
+    /// `[n_rows, n_groups]`.
+    pub groups: &'a [Group],
+    /// Groups of a row.
+    pub n_groups: usize,
+    /// Blocks of 32 of a row.
+    pub n_blocks: usize,
+    /// To be taken off each code.
+    pub offset: i16,
+    /// Where the rows begin among the tile's columns.
+    pub first: usize,
+}
+
+/// Products of a strip with all panels. R rows by C vectors at a time; what is left of the vectors
+/// goes one by one with R1 rows.
+///
+/// # Safety
+/// The CPU has the instruction set of `V`; `panels` has `n_groups` panels for each sixteen of the
+/// tile's first `n_tokens` rows.
+#[inline(always)]
+pub unsafe fn multiply<V: Vector, K: Class, const R: usize, const C: usize, const R1: usize>(
+    strip: Strip<'_>,
+    panels: &[Panel],
+    n_tokens: usize,
+    out: &mut Tile<'_, f32>,
+) {
+    let n_vectors = n_tokens.div_ceil(V::LANES);
+    let mut by_token = [[0.0; STRIP]; PANEL];
+    let mut v = 0;
+    // SAFETY: passed on.
+    unsafe {
+        let mut several = [[[0.0; PANEL]; STRIP]; C];
+        while v + C <= n_vectors {
+            by_rows::<V, K, R, C>(strip, panels, v, &mut several);
+            for (c, results) in several.iter().enumerate() {
+                V::transpose(results, &mut by_token);
+                write(&by_token, strip, (v + c) * V::LANES, V::LANES, out, n_tokens);
+            }
+            v += C;
+        }
+        let one = &mut several[0];
+        while v < n_vectors {
+            by_rows::<V, K, R1, 1>(strip, panels, v, std::array::from_mut(one));
+            V::transpose(one, &mut by_token);
+            write(&by_token, strip, v * V::LANES, V::LANES, out, n_tokens);
+            v += 1;
+        }
+    }
+}
+
+/// Writes up to LANES tokens' results, from token `first` on.
+#[inline(always)]
+fn write(
+    results: &[[f32; STRIP]; PANEL],
+    strip: Strip<'_>,
+    first: usize,
+    lanes: usize,
+    out: &mut Tile<'_, f32>,
+    n_tokens: usize,
+) {
+    let n_rows = strip.groups.len() / strip.n_groups;
+    for (t, results) in results.iter().enumerate().take(lanes.min(n_tokens - first)) {
+        let out = &mut out.row_mut(first + t)[strip.first..][..n_rows];
+        // A whole strip has a length that the compiler knows.
+        match out.first_chunk_mut::<STRIP>() {
+            Some(out) => *out = *results,
+            None => out.copy_from_slice(&results[..n_rows]),
+        }
+    }
+}
+
+/// All rows of a strip with C vectors from `v` on.
+#[inline(always)]
+unsafe fn by_rows<V: Vector, K: Class, const R: usize, const C: usize>(
+    strip: Strip<'_>,
+    panels: &[Panel],
+    v: usize,
+    results: &mut [[[f32; PANEL]; STRIP]; C],
+) {
+    let n_rows = strip.groups.len() / strip.n_groups;
+    let mut tokens = [(panels.as_ptr(), 0); C];
+    for (c, column) in tokens.iter_mut().enumerate() {
+        let token = (v + c) * V::LANES;
+        *column = (panels[token / PANEL * strip.n_groups..].as_ptr(), token % PANEL);
+    }
+    for first in (0..n_rows).step_by(R) {
+        // Where fewer than R rows are left, the last one stands in for the rest.
+        let mut rows = [strip.groups.as_ptr(); R];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = strip.groups[(first + r).min(n_rows - 1) * strip.n_groups..].as_ptr();
+        }
+        // SAFETY: rows and panels have n_groups groups from these pointers on, by the slicing
+        // above and this function's contract.
+        unsafe { tile::<V, K, R, C>(strip, rows, tokens, first, results) };
+    }
+}
+
+/// Rows from `first` on: `lane[b mod 8] += da * (d * S + m * Y)`, then the tree over the lanes.
+#[inline(always)]
+unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
+    strip: Strip<'_>,
+    rows: [*const Group; R],
+    tokens: [(*const Panel, usize); C],
+    first: usize,
+    results: &mut [[[f32; PANEL]; STRIP]; C],
+) {
+    // SAFETY: the CPU has the instruction set; blocks b, b + 8, .. below n_blocks are in the groups.
+    unsafe {
+        let zero = [[V::zero(); C]; R];
+        // ((0+4)+(2+6))+((1+5)+(3+7)), lane by lane: one lane's sums fit the registers, eight don't.
+        let mut total = zero;
+        for odd in 0..2 {
+            let mut half = zero;
+            for two in 0..2 {
+                let mut pair = zero;
+                for four in 0..2 {
+                    let b = odd + 2 * two + 4 * four;
+                    let mut lane = zero;
+                    let (mut w, mut x) = (rows, tokens);
+                    let n = (strip.n_blocks + 7 - b) / 8;
+                    for _ in 0..n {
+                        block::<V, K, R, C>(strip.offset, w, x, b, &mut lane);
+                        for r in 0..R {
+                            w[r] = w[r].add(1);
+                        }
+                        for c in 0..C {
+                            x[c].0 = x[c].0.add(1);
+                        }
+                    }
+                    plus::<V, R, C>(four == 0, &mut pair, &lane);
+                }
+                plus::<V, R, C>(two == 0, &mut half, &pair);
+            }
+            plus::<V, R, C>(odd == 0, &mut total, &half);
+        }
+        for c in 0..C {
+            for r in 0..R {
+                V::store(total[r][c], results[c][first + r].as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// a = b, or a += b.
+#[inline(always)]
+unsafe fn plus<V: Vector, const R: usize, const C: usize>(
+    first: bool,
+    a: &mut [[V::Float; C]; R],
+    b: &[[V::Float; C]; R],
+) {
+    for r in 0..R {
+        for c in 0..C {
+            // SAFETY: passed on.
+            a[r][c] = if first { b[r][c] } else { unsafe { V::add(a[r][c], b[r][c]) } };
+        }
+    }
+}
+
+/// Block `b` of a group of each row and token.
+#[inline(always)]
+unsafe fn block<V: Vector, K: Class, const R: usize, const C: usize>(
+    offset: i16,
+    w: [*const Group; R],
+    x: [(*const Panel, usize); C],
+    b: usize,
+    lane: &mut [[V::Float; C]; R],
+) {
+    // SAFETY: pointers to whole groups and panels; tokens and b are inside them.
+    unsafe {
+        let sums = match K::HALVES {
+            false => whole_block::<V, K, R, C>(offset, w, x, b),
+            true => halves::<V, K, R, C>(offset, w, x, b),
+        };
+        let mut all_y = [V::zero(); C];
+        if matches!(K::MIN, Min::Block) {
+            for (y, (panel, t)) in all_y.iter_mut().zip(x) {
+                *y = V::float(V::pairs(&raw const (*panel).sums[b][t], [1, 1]));
+            }
+        }
+        // Loops over ranges: LLVM unrolls these, and keeps sums in registers; not so iterators.
+        for r in 0..R {
+            let w = w[r];
+            let d = V::all((*w).d[b]);
+            for c in 0..C {
+                let (panel, t) = x[c];
+                let mut term = V::mul(d, V::float(sums[r][c]));
+                match K::MIN {
+                    Min::None => {}
+                    Min::Block => term = V::add(term, V::mul(V::all((*w).m[b]), all_y[c])),
+                    Min::Halves => {
+                        let y = V::pairs(&raw const (*panel).sums[b][t], (*w).mins[b]);
+                        term = V::add(term, V::mul(V::all((*w).m[b]), V::float(y)));
+                    }
+                }
+                let da = V::load(&raw const (*panel).scales[b][t]);
+                lane[r][c] = V::add(lane[r][c], V::mul(da, term));
+            }
+        }
+    }
+}
+
+/// S of R x C blocks, sums of codes less the offset.
+#[inline(always)]
+unsafe fn whole_block<V: Vector, K: Class, const R: usize, const C: usize>(
+    offset: i16,
+    w: [*const Group; R],
+    x: [(*const Panel, usize); C],
+    b: usize,
+) -> [[V::Int; C]; R] {
+    // SAFETY: as `block`.
+    unsafe {
+        let mut first = [V::none(); C];
+        let mut y = [std::ptr::null(); C];
+        for (c, (panel, t)) in x.into_iter().enumerate() {
+            if !K::SIGNED || V::UNSIGNED {
+                first[c] = V::pairs(&raw const (*panel).sums[b][t], [-offset; 2]);
+            }
+            y[c] = &raw const (*panel).codes[8 * b][t];
+        }
+        let mut sums = [first; R];
+        let mut codes = [std::ptr::null(); R];
+        for (codes, w) in codes.iter_mut().zip(w) {
+            *codes = &raw const (*w).codes[32 * b];
+        }
+        V::products::<K, 8, R, C>(&mut sums, codes, y);
+        sums
+    }
+}
+
+/// S of R x C blocks whose halves have scales.
+#[inline(always)]
+unsafe fn halves<V: Vector, K: Class, const R: usize, const C: usize>(
+    offset: i16,
+    w: [*const Group; R],
+    x: [(*const Panel, usize); C],
+    b: usize,
+) -> [[V::Int; C]; R] {
+    // SAFETY: as `block`.
+    let mut total = unsafe { [[V::none(); C]; R] };
+    for h in 0..2 {
+        // SAFETY: as `block`.
+        unsafe {
+            let factors = if h == 0 { [-offset, 0] } else { [0, -offset] };
+            let mut first = [V::none(); C];
+            let mut y = [std::ptr::null(); C];
+            for (c, (panel, t)) in x.into_iter().enumerate() {
+                first[c] = V::pairs(&raw const (*panel).sums[b][t], factors);
+                y[c] = &raw const (*panel).codes[8 * b + 4 * h][t];
+            }
+            let mut sums = [first; R];
+            let mut codes = [std::ptr::null(); R];
+            for (codes, w) in codes.iter_mut().zip(w) {
+                *codes = &raw const (*w).codes[32 * b + 16 * h];
+            }
+            V::products::<K, 4, R, C>(&mut sums, codes, y);
+            for (r, w) in w.into_iter().enumerate() {
+                for c in 0..C {
+                    let scaled = V::scaled(sums[r][c], (*w).scales[b][h]);
+                    total[r][c] = V::plus(total[r][c], scaled);
+                }
+            }
+        }
+    }
+    total
+}
+
+/// A table's unpacking of one format: rows of `n_in` weights; returns what is to be taken off codes.
+pub type UnpackRows = unsafe fn(w: &[u8], n_in: usize, out: &mut [Group]) -> i16;
+
+/// A table's [`multiply`] for one class of formats.
+pub type MultiplyStrip = unsafe fn(Strip<'_>, &[Panel], usize, &mut Tile<'_, f32>);
+
+/// Products of all rows of `w` with the tokens that lie in panels, strip by strip.
+///
+/// # Safety
+/// The CPU has the instruction set of both functions.
+pub unsafe fn by_strips(
+    w: &[u8],
+    n_in: usize,
+    panels: &[Panel],
+    scratch: &mut [Group],
+    out: &mut Tile<'_, f32>,
+    (unpack, multiply): (UnpackRows, MultiplyStrip),
+) {
+    let n_groups = n_in.div_ceil(256);
+    let n_tokens = out.n_rows().min(panels.len() / n_groups * PANEL);
+    if n_tokens == 0 || w.is_empty() {
+        return;
+    }
+    let row_bytes = w.len() / out.n_cols();
+    for (i, rows) in w.chunks(STRIP * row_bytes).enumerate() {
+        let groups = &mut scratch[..rows.len() / row_bytes * n_groups];
+        // SAFETY: passed on.
+        unsafe {
+            let offset = unpack(rows, n_in, groups);
+            let strip = Strip { groups, n_groups, n_blocks: n_in / 32, offset, first: STRIP * i };
+            multiply(strip, panels, n_tokens, out);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What the tables for x86-64 share: formats in registers, vectors of token sums, and the products
+//! of both. A table compiles these bodies for its own instruction set ([`products`]).
+#![allow(unsafe_code)]
+
+pub mod dot;
+pub mod load;
+pub mod rows;
+pub mod ymm;
+pub mod zmm;
+
+use std::arch::x86_64::*;
+
+use super::{acts::PANEL, panels::STRIP};
+
+/// The first LANES columns as rows, eight by eight.
+#[inline(always)]
+unsafe fn transpose<const LANES: usize>(
+    from: &[[f32; PANEL]; STRIP],
+    to: &mut [[f32; STRIP]; PANEL],
+) {
+    for (r, t) in (0..STRIP / 8).flat_map(|r| (0..LANES / 8).map(move |t| (8 * r, 8 * t))) {
+        // SAFETY: the CPU has AVX2; eight numbers are there in each of eight rows.
+        unsafe {
+            let mut x = [_mm256_setzero_ps(); 8];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = _mm256_loadu_ps(from[r + i][t..].as_ptr());
+            }
+            let mut pairs = x;
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+            }
+            for half in 0..2 {
+                let (a, b) = (4 * half, 4 * half + 2);
+                x[a] = _mm256_shuffle_ps::<0x44>(pairs[a], pairs[b]);
+                x[a + 1] = _mm256_shuffle_ps::<0xee>(pairs[a], pairs[b]);
+                x[a + 2] = _mm256_shuffle_ps::<0x44>(pairs[a + 1], pairs[b + 1]);
+                x[a + 3] = _mm256_shuffle_ps::<0xee>(pairs[a + 1], pairs[b + 1]);
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(x[i], x[i + 4]);
+                let high = _mm256_permute2f128_ps::<0x31>(x[i], x[i + 4]);
+                _mm256_storeu_ps(to[t + i][r..].as_mut_ptr(), low);
+                _mm256_storeu_ps(to[t + i + 4][r..].as_mut_ptr(), high);
+            }
+        }
+    }
+}
+
+/// Defines `matmul`, a table's product with any integer format: tokens in rows by
+/// `$dot`, panels by `$panels`, all compiled with `$features`.
+macro_rules! products {
+    ($features:literal, $dot:ty, |$strip:ident, $acts:ident, $n:ident, $out:ident| $panels:expr) => {
+        #[target_feature(enable = $features)]
+        fn matmul<F: $crate::kernel::x86::rows::Load>(
+            w: &[u8],
+            n_in: usize,
+            x: $crate::kernel::Input<'_>,
+            scratch: &mut [$crate::kernel::unpack::Group],
+            out: &mut $crate::team::Tile<'_, f32>,
+        ) {
+            use $crate::kernel::{panels, x86::rows};
+            let $crate::kernel::Input::Acts(x) = x else {
+                unreachable!("Kernels::matmul checks the kind")
+            };
+            // SAFETY: this function has the instruction set; lengths were checked by
+            // `Kernels::matmul`.
+            unsafe {
+                panels::by_strips(
+                    w,
+                    n_in,
+                    x.panels,
+                    scratch,
+                    out,
+                    (unpack::<F>, strip::<F::Class>),
+                );
+                let n_rows = x.rows.len() / n_in.div_ceil(256);
+                rows::multiply::<F, $dot>(w, n_in, x.rows, out, out.n_rows() - n_rows);
+            }
+        }
+
+        /// # Safety
+        /// As `rows::unpack`.
+        #[target_feature(enable = $features)]
+        unsafe fn unpack<F: $crate::kernel::x86::rows::Load>(
+            w: &[u8],
+            n_in: usize,
+            out: &mut [$crate::kernel::unpack::Group],
+        ) -> i16 {
+            // SAFETY: this function has the instruction set; the rest is its own contract.
+            unsafe { $crate::kernel::x86::rows::unpack::<F, $dot>(w, n_in, out) }
+        }
+
+        /// # Safety
+        /// As `panels::multiply`.
+        #[target_feature(enable = $features)]
+        unsafe fn strip<K: $crate::kernel::unpack::Class>(
+            $strip: $crate::kernel::panels::Strip<'_>,
+            $acts: &[$crate::kernel::acts::Panel],
+            $n: usize,
+            $out: &mut $crate::team::Tile<'_, f32>,
+        ) {
+            // SAFETY: this function has the instruction set; the rest is its own contract.
+            unsafe { $panels }
+        }
+    };
+}
+pub(super) use products;
+
+/// A table's products: those of `$base`, with the integer formats replaced by `matmul`.
+macro_rules! overlay {
+    ($base:expr) => {{
+        use $crate::kernel::unpack::*;
+        use $crate::quant::Format;
+        let mut table = $base;
+        table[Format::Q4_0.index()] = matmul::<Q4_0>;
+        table[Format::Q4_1.index()] = matmul::<Q4_1>;
+        table[Format::Q5_0.index()] = matmul::<Q5_0>;
+        table[Format::Q5_1.index()] = matmul::<Q5_1>;
+        table[Format::Q8_0.index()] = matmul::<Q8_0>;
+        table[Format::IQ4_NL.index()] = matmul::<IQ4_NL>;
+        table[Format::Q2_K.index()] = matmul::<Q2_K>;
+        table[Format::Q3_K.index()] = matmul::<Q3_K>;
+        table[Format::Q4_K.index()] = matmul::<Q4_K>;
+        table[Format::Q5_K.index()] = matmul::<Q5_K>;
+        table[Format::Q6_K.index()] = matmul::<Q6_K>;
+        table[Format::IQ4_XS.index()] = matmul::<IQ4_XS>;
+        table
+    }};
+}
+pub(super) use overlay;

@@ -1,0 +1,269 @@
+//! Products with tokens in rows: weights stream from the map straight into 256-bit registers. Eight
+//! blocks at a time: eight vectors of partial sums become one vector whose lane is the block, which
+//! is the contract's lane.
+
+use std::arch::x86_64::*;
+
+use super::{
+    super::{
+        acts::A8,
+        unpack::{Class, Group, Min, Unpack},
+    },
+    dot::Dot,
+};
+use crate::team::Tile;
+
+/// 256 weights of a row in registers.
+pub struct Loaded {
+    /// Stored codes in their natural order.
+    pub codes: [__m256i; 8],
+    /// Lane b is the factor of S[b].
+    pub d: __m256,
+    /// Lane b is the factor of Y[b], where there are minima.
+    pub m: __m256,
+    /// Where halves have scales: 16-bit lane b of the low half is for the first half of block b, of
+    /// the high half for its second.
+    pub scales: __m256i,
+    /// Where halves have scales: what their sums of activation codes are multiplied with, in order:
+    /// minima, or scale times offset.
+    pub mins: __m256i,
+}
+
+impl Loaded {
+    /// Nothing yet.
+    #[inline(always)]
+    pub unsafe fn none() -> Loaded {
+        // SAFETY: the CPU has AVX2 by the contract of `Load`.
+        unsafe {
+            Loaded {
+                codes: [_mm256_setzero_si256(); 8],
+                d: _mm256_setzero_ps(),
+                m: _mm256_setzero_ps(),
+                scales: _mm256_setzero_si256(),
+                mins: _mm256_setzero_si256(),
+            }
+        }
+    }
+}
+
+/// A format that is unpacked in registers.
+pub trait Load: Unpack {
+    /// The first B blocks of 32 of up to 256 weights.
+    ///
+    /// # Safety
+    /// The CPU has AVX2 and F16C; `blocks` holds B blocks of 32, or a superblock.
+    unsafe fn load<const B: usize>(blocks: &[u8]) -> Loaded;
+}
+
+/// Products of all rows of `w` with `x`, the tokens of the tile from `t` on.
+///
+/// # Safety
+/// The CPU has the instruction set of `D`, AVX2 and F16C; lengths are as `Kernels::matmul` checks.
+#[inline(always)]
+pub unsafe fn multiply<F: Load, D: Dot>(
+    w: &[u8],
+    n_in: usize,
+    x: &[A8],
+    out: &mut Tile<'_, f32>,
+    t: usize,
+) {
+    let n_groups = n_in.div_ceil(256);
+    // SAFETY: passed on.
+    unsafe {
+        match x.len() / n_groups {
+            0 => {}
+            1 => by_rows::<F, D, 1>(w, n_in, x, out, t),
+            2 => by_rows::<F, D, 2>(w, n_in, x, out, t),
+            3 => by_rows::<F, D, 3>(w, n_in, x, out, t),
+            _ => by_rows::<F, D, 4>(w, n_in, x, out, t),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn by_rows<F: Load, D: Dot, const N: usize>(
+    w: &[u8],
+    n_in: usize,
+    x: &[A8],
+    out: &mut Tile<'_, f32>,
+    t: usize,
+) {
+    let n_groups = n_in.div_ceil(256);
+    let mut tokens: [&[A8]; N] = [x; N];
+    for (i, token) in tokens.iter_mut().enumerate() {
+        *token = &x[i * n_groups..][..n_groups];
+    }
+    let row_bytes = w.len() / out.n_cols().max(1);
+    for (r, row) in w.chunks_exact(row_bytes).enumerate() {
+        let mut groups = row.chunks_exact(F::BYTES);
+        // SAFETY: passed on; all groups of a row but the last have eight blocks.
+        unsafe {
+            let mut acc = [_mm256_setzero_ps(); N];
+            for (g, group) in groups.by_ref().enumerate() {
+                take::<F, D, N, 8>(group, tokens, g, &mut acc);
+            }
+            let (rest, last) = (groups.remainder(), n_in / 256);
+            match rest.len() * 8 / F::BYTES {
+                0 => {}
+                2 => take::<F, D, N, 2>(rest, tokens, last, &mut acc),
+                4 => take::<F, D, N, 4>(rest, tokens, last, &mut acc),
+                _ => take::<F, D, N, 8>(&padded::<F>(rest), tokens, last, &mut acc),
+            }
+            for (i, acc) in acc.into_iter().enumerate() {
+                out.row_mut(t + i)[r] = finish(acc);
+            }
+        }
+    }
+}
+
+/// Blocks at the end of a row, and then blocks of zeros, whose scale is 0, whatever their codes
+/// stand for. They change nothing: accumulators start at +0, so they are never -0, and adding a zero
+/// of either sign to anything else is the identity.
+#[inline(always)]
+fn padded<F: Unpack>(rest: &[u8]) -> [u8; 8 * 34] {
+    let mut padded = [0; 8 * 34];
+    padded[..rest.len()].copy_from_slice(rest);
+    padded
+}
+
+/// Rows as they lie in the file, into rows of `n_in.div_ceil(256)` groups; as
+/// [`super::super::unpack::rows`].
+///
+/// # Safety
+/// The CPU has AVX2 and F16C; `w` is whole rows of `n_in` weights, as many as `out` has.
+#[inline(always)]
+pub unsafe fn unpack<F: Load, D: Dot>(w: &[u8], n_in: usize, out: &mut [Group]) -> i16 {
+    let n_groups = n_in.div_ceil(256);
+    let row_bytes = w.len() / (out.len() / n_groups);
+    let flip = D::UNSIGNED && F::Class::SIGNED;
+    for (row, out) in w.chunks_exact(row_bytes).zip(out.chunks_exact_mut(n_groups)) {
+        let groups = row.chunks_exact(F::BYTES);
+        let rest = groups.remainder();
+        // SAFETY: passed on; each group but the last has eight blocks.
+        unsafe {
+            for (blocks, group) in groups.zip(out.iter_mut()) {
+                store::<8>(F::load::<8>(blocks), flip, group);
+            }
+            let last = &mut out[n_groups - 1];
+            match rest.len() * 8 / F::BYTES {
+                0 => {}
+                2 => store::<2>(F::load::<2>(rest), flip, last),
+                4 => store::<4>(F::load::<4>(rest), flip, last),
+                _ => store::<8>(F::load::<8>(&padded::<F>(rest)), flip, last),
+            }
+        }
+    }
+    if flip { 128 } else { F::OFFSET }
+}
+
+#[inline(always)]
+unsafe fn store<const B: usize>(w: Loaded, flip: bool, group: &mut Group) {
+    // SAFETY: the CPU has AVX2; every array is as long as what is stored.
+    unsafe {
+        let bias = _mm256_set1_epi8(if flip { i8::MIN } else { 0 });
+        for (b, codes) in w.codes.into_iter().enumerate().take(B) {
+            let to = group.codes[32 * b..].as_mut_ptr();
+            _mm256_storeu_si256(to.cast(), _mm256_xor_si256(codes, bias));
+        }
+        _mm256_storeu_ps(group.d.as_mut_ptr(), w.d);
+        _mm256_storeu_ps(group.m.as_mut_ptr(), w.m);
+        let (first, second) =
+            (_mm256_castsi256_si128(w.scales), _mm256_extracti128_si256::<1>(w.scales));
+        let scales = group.scales.as_mut_ptr().cast::<__m128i>();
+        _mm_storeu_si128(scales, _mm_unpacklo_epi16(first, second));
+        _mm_storeu_si128(scales.add(1), _mm_unpackhi_epi16(first, second));
+        _mm256_storeu_si256(group.mins.as_mut_ptr().cast(), w.mins);
+    }
+}
+
+/// acc += da * (d * S + m * Y), lane by lane, for the first B blocks of group `g`; the other lanes
+/// stay as they are.
+#[inline(always)]
+unsafe fn take<F: Load, D: Dot, const N: usize, const B: usize>(
+    blocks: &[u8],
+    tokens: [&[A8]; N],
+    g: usize,
+    acc: &mut [__m256; N],
+) {
+    // SAFETY: the CPU has AVX2; `blocks` holds B blocks; vectors of A8 are aligned to 32.
+    unsafe {
+        let mut w = F::load::<B>(blocks);
+        let flip = D::UNSIGNED && F::Class::SIGNED;
+        if flip {
+            for codes in &mut w.codes[..B] {
+                *codes = _mm256_xor_si256(*codes, _mm256_set1_epi8(i8::MIN));
+            }
+        }
+        let offset = if flip { 128 } else { F::OFFSET };
+        for (acc, x) in acc.iter_mut().zip(tokens) {
+            let x = &x[g];
+            let sums = _mm256_load_si256(x.sums.as_ptr().cast());
+            // Pairs of 16 are blocks of 32.
+            let y = |factor: i16| _mm256_madd_epi16(sums, _mm256_set1_epi16(factor));
+            let mut s = by_block::<F::Class, D, B>(&w, x);
+            if F::Class::HALVES && F::OFFSET != 0 {
+                s = _mm256_sub_epi32(s, _mm256_madd_epi16(sums, w.mins));
+            } else if offset != 0 {
+                s = _mm256_sub_epi32(s, y(offset));
+            }
+            let mut t = _mm256_mul_ps(w.d, _mm256_cvtepi32_ps(s));
+            match F::Class::MIN {
+                Min::None => {}
+                Min::Block => {
+                    t = _mm256_add_ps(t, _mm256_mul_ps(w.m, _mm256_cvtepi32_ps(y(1))));
+                }
+                Min::Halves => {
+                    let mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, w.mins));
+                    t = _mm256_add_ps(t, _mm256_mul_ps(w.m, mins));
+                }
+            }
+            let da = _mm256_loadu_ps(x.scales.as_ptr());
+            *acc = _mm256_add_ps(*acc, _mm256_mul_ps(da, t));
+        }
+    }
+}
+
+/// Lane b is the sum of products of stored codes (and scales of halves) in block b < B.
+#[inline(always)]
+unsafe fn by_block<K: Class, D: Dot, const B: usize>(w: &Loaded, x: &A8) -> __m256i {
+    // SAFETY: the CPU has AVX2; a block of activation codes is 32 bytes, aligned to 32.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for (b, sum) in sums.iter_mut().enumerate().take(B) {
+            let y = _mm256_load_si256(x.codes.as_ptr().add(32 * b).cast());
+            *sum = if K::HALVES {
+                let lane = _mm256_set1_epi16(((2 * b) | ((2 * b + 1) << 8)) as i16);
+                D::scaled_fours(w.codes[b], y, _mm256_shuffle_epi8(w.scales, lane))
+            } else {
+                D::fours::<K>(w.codes[b], y)
+            };
+        }
+        // Neighbours' sums side by side, half as many of each. Where codes are below 32, sums of
+        // eight products still fit 16 bits (8 * 31 * 127 < 2^15), and packing is cheaper than
+        // adding across.
+        let narrow = !K::HALVES && !K::SIGNED && K::MAX < 32;
+        let join = |a, b| match narrow {
+            true => _mm256_madd_epi16(_mm256_packs_epi32(a, b), ones),
+            false => _mm256_hadd_epi32(a, b),
+        };
+        let low = join(join(sums[0], sums[1]), join(sums[2], sums[3]));
+        let high = join(join(sums[4], sums[5]), join(sums[6], sums[7]));
+        // [low.0 + low.1, high.0 + high.1] of 128-bit halves.
+        _mm256_add_epi32(
+            _mm256_blend_epi32::<0xf0>(low, high),
+            _mm256_permute2x128_si256::<0x21>(low, high),
+        )
+    }
+}
+
+/// ((0+4)+(2+6))+((1+5)+(3+7)).
+#[inline(always)]
+unsafe fn finish(acc: __m256) -> f32 {
+    // SAFETY: the CPU has AVX2.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps::<1>(acc));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}

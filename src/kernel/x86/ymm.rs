@@ -1,0 +1,96 @@
+//! Eight tokens in a 256-bit vector.
+
+use std::{arch::x86_64::*, marker::PhantomData};
+
+use super::{
+    super::{
+        acts::PANEL,
+        panels::{STRIP, Vector},
+        unpack::Class,
+    },
+    dot::Dot,
+    transpose,
+};
+
+/// Eight tokens, multiplied as `D` says.
+pub struct Ymm<D>(PhantomData<D>);
+
+impl<D: Dot> Vector for Ymm<D> {
+    const LANES: usize = 8;
+    const UNSIGNED: bool = D::UNSIGNED;
+    type Int = __m256i;
+    type Float = __m256;
+
+    #[inline(always)]
+    unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
+        sums: &mut [[__m256i; C]; R],
+        w: [*const i8; R],
+        y: [*const [i8; 4]; C],
+    ) {
+        // SAFETY: the same contract.
+        unsafe { D::products::<K, N, R, C>(sums, w, y) }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(sums: *const [i16; 2], [a, b]: [i16; 2]) -> __m256i {
+        let factors = i32::from(b) << 16 | i32::from(a as u16);
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_madd_epi16(_mm256_loadu_si256(sums.cast()), _mm256_set1_epi32(factors)) }
+    }
+    #[inline(always)]
+    unsafe fn scaled(x: __m256i, factor: i16) -> __m256i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_mullo_epi32(x, _mm256_set1_epi32(factor.into())) }
+    }
+    #[inline(always)]
+    unsafe fn plus(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn none() -> __m256i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn float(x: __m256i) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_cvtepi32_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m256, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn all(x: f32) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: &[[f32; PANEL]; STRIP], to: &mut [[f32; STRIP]; PANEL]) {
+        // SAFETY: by the trait's contract.
+        unsafe { transpose::<8>(from, to) }
+    }
+}

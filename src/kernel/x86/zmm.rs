@@ -1,0 +1,108 @@
+//! Sixteen tokens in a 512-bit vector, multiplied by AVX-512 VNNI.
+
+use std::arch::x86_64::*;
+
+use super::{
+    super::{
+        acts::PANEL,
+        panels::{STRIP, Vector},
+        unpack::Class,
+    },
+    transpose,
+};
+
+/// Sixteen tokens.
+pub struct Zmm;
+
+impl Vector for Zmm {
+    const LANES: usize = 16;
+    const UNSIGNED: bool = true;
+    type Int = __m512i;
+    type Float = __m512;
+
+    #[inline(always)]
+    unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
+        sums: &mut [[__m512i; C]; R],
+        w: [*const i8; R],
+        y: [*const [i8; 4]; C],
+    ) {
+        // SAFETY: N fours of codes, and N vectors of tokens, are there by the trait's contract.
+        unsafe {
+            for k in 0..N {
+                let mut codes = [_mm512_setzero_si512(); C];
+                for (codes, y) in codes.iter_mut().zip(y) {
+                    *codes = _mm512_loadu_si512(y.add(PANEL * k).cast());
+                }
+                for (sums, w) in sums.iter_mut().zip(w) {
+                    let w = _mm512_set1_epi32(w.add(4 * k).cast::<i32>().read_unaligned());
+                    for (sum, y) in sums.iter_mut().zip(codes) {
+                        *sum = _mm512_dpbusd_epi32(*sum, w, y);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(sums: *const [i16; 2], [a, b]: [i16; 2]) -> __m512i {
+        let factors = i32::from(b) << 16 | i32::from(a as u16);
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_madd_epi16(_mm512_loadu_si512(sums.cast()), _mm512_set1_epi32(factors)) }
+    }
+    #[inline(always)]
+    unsafe fn scaled(x: __m512i, factor: i16) -> __m512i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_mullo_epi32(x, _mm512_set1_epi32(factor.into())) }
+    }
+    #[inline(always)]
+    unsafe fn plus(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn none() -> __m512i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn float(x: __m512i) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m512, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn all(x: f32) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: &[[f32; PANEL]; STRIP], to: &mut [[f32; STRIP]; PANEL]) {
+        // SAFETY: by the trait's contract.
+        unsafe { transpose::<16>(from, to) }
+    }
+}
