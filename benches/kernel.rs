@@ -9,7 +9,8 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pith::{
     kernel::{
-        A8, Acts, AttendChunk, AttendState, CHUNK, Group, Input, Kernels, PANEL, Panel, split,
+        A8, Acts, CHUNK, Chunk, Group, HEADS, Input, Kernels, PANEL, Panel, Query, Results,
+        Softmax, Stored, split,
     },
     quant::Format,
     team::Mat,
@@ -113,26 +114,29 @@ fn ops(c: &mut Criterion) {
             b.iter(|| kernels.from_f16(black_box(&halves), &mut out));
         });
 
-        let head_dim = 64;
+        let (head_dim, n_heads) = (64, HEADS);
         let (keys, rows) = (values(CHUNK * head_dim), values(CHUNK * head_dim));
-        let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
-        let mut scores = vec![0.0; CHUNK];
-        group.throughput(Throughput::Elements((2 * CHUNK * head_dim) as u64));
+        let (mut key_halves, mut row_halves) = (vec![0; keys.len()], vec![0; rows.len()]);
+        kernels.to_f16(&keys, &mut key_halves);
+        kernels.to_f16(&rows, &mut row_halves);
+        let chunk = Chunk {
+            keys: Stored::F16(&key_halves),
+            values: Stored::F16(&row_halves),
+            head_dim,
+            width: head_dim,
+            scale: 0.125,
+            softcap: 0.0,
+        };
+        let query = |q| Query { q, first: 0, end: CHUNK, position: CHUNK - 1, slope: 0.0 };
+        let queries: Vec<_> = x.chunks_exact(head_dim).take(n_heads).map(query).collect();
+        let mut scores = Box::new([[0.0; CHUNK]; HEADS]);
+        group.throughput(Throughput::Elements((2 * n_heads * CHUNK * head_dim) as u64));
         group.bench_function("attend", |b| {
             b.iter(|| {
-                let chunk = AttendChunk {
-                    q: &x[..head_dim],
-                    keys: black_box(&keys),
-                    values: &rows,
-                    lane: 0,
-                    scale: 0.125,
-                    softcap: 0.0,
-                    slope: 0.0,
-                    distance: CHUNK - 1,
-                };
-                let acc = &mut out[..head_dim];
-                let state = AttendState { max: &mut max, sum: &mut sum, acc };
-                kernels.attend(&chunk, &mut scores, state);
+                let mut softmax = [Softmax::NONE; HEADS];
+                let mixed = &mut out[..n_heads * head_dim];
+                let results = Results { scores: &mut scores, softmax: &mut softmax, mixed };
+                kernels.attend(black_box(&chunk), &queries, results);
             });
         });
         group.finish();

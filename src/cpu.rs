@@ -1,24 +1,21 @@
 //! Runs a plan on the CPU: one parallel region per step, each op split into tiles that any thread
 //! may take. Knows no file and no family. Nothing here allocates during a step.
 
-use std::{ops::Range, sync::Mutex};
+mod attend;
+
+use std::sync::Mutex;
 
 use pith_models::Norm;
 
 use crate::{
     Result,
     cache::Cache,
-    kernel::{
-        A8, Acts, AttendChunk, AttendState, CHUNK, Group, Input, Kernels, PANEL, Panel, RopeAngles,
-        acts,
-    },
+    kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, RopeAngles, acts},
     model::{Model, Weight},
-    plan::{Attend, Buf, BufKind, NormSpec, Op, Plan},
+    plan::{Buf, BufKind, NormSpec, Op, Plan},
     team::{Mat, Region, Team, Tile},
 };
 
-/// Rows of a tile of attention: each chunk of keys is widened to f32 once for so many tokens.
-const ATTEND_ROWS: usize = 16;
 /// Values of a tile of an elementwise op; smaller ops run on one thread.
 const ELEMENTS: usize = 16 * 1024;
 
@@ -42,6 +39,7 @@ pub struct Cpu {
     buffers: Vec<Buffer>,
     ropes: Vec<RopeBuffer>,
     scratch: Vec<Mutex<Scratch>>,
+    parts: attend::Parts,
 }
 
 /// Memory of one of the plan's buffers.
@@ -59,14 +57,7 @@ struct RopeBuffer {
 
 /// What one thread needs beside the buffers.
 struct Scratch {
-    /// A chunk's keys, `[CHUNK, head_dim]`.
-    keys: Vec<f32>,
-    /// A chunk's values, `[CHUNK, head_dim]`.
-    values: Vec<f32>,
-    /// One row's scores over a chunk.
-    scores: Vec<f32>,
-    /// Running maximum and sum of each row and head of a tile.
-    softmax: Vec<(f32, f32)>,
+    attend: attend::Scratch,
     /// A row before its norm.
     row: Vec<f32>,
     /// Unpacked weights.
@@ -85,6 +76,7 @@ impl Cpu {
         n_threads: usize,
         n_batch: usize,
         n_logits: usize,
+        n_ctx: usize,
     ) -> Result<Cpu> {
         let team = Team::new(n_threads)?;
         let buffers = plan.buffers.iter().map(|spec| {
@@ -110,13 +102,11 @@ impl Cpu {
                 RopeAngles::new(rope.n_rot, rope.base, rope.scale, rope.factors.as_deref());
             RopeBuffer { angles, cos: vec![0.0; half], sin: vec![0.0; half] }
         });
-        let hp = model.hparams();
-        let group = hp.n_head / hp.n_head_kv;
-        let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
-        let groups = plan.scratch_groups(n_batch.max(n_logits));
-        let scratch = (0..team.n_threads())
-            .map(|_| Mutex::new(Scratch::new(hp.head_dim, group, widest, groups)));
+        let sizes = Sizes::new(model, plan, n_batch.max(n_logits));
+        let scratch = (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(&sizes)));
+        let parts = attend::Parts::new(&model.hparams(), n_ctx, team.n_threads());
         Ok(Cpu {
+            parts,
             kernels,
             buffers: buffers.collect(),
             ropes: ropes.collect(),
@@ -125,13 +115,17 @@ impl Cpu {
         })
     }
 
-    /// Bytes of one thread's scratch.
-    pub fn scratch_bytes(model: &Model, plan: &Plan, n_batch: usize, n_logits: usize) -> usize {
-        let hp = model.hparams();
-        let group = hp.n_head / hp.n_head_kv;
-        let widest = hp.n_embd.max(hp.n_head * hp.head_dim);
-        4 * (2 * CHUNK * hp.head_dim + CHUNK + 2 * ATTEND_ROWS * group + widest)
-            + plan.scratch_groups(n_batch.max(n_logits)) * size_of::<Group>()
+    /// Bytes beside the plan's buffers.
+    pub fn scratch_bytes(
+        model: &Model,
+        plan: &Plan,
+        n_threads: usize,
+        n_batch: usize,
+        n_ctx: usize,
+    ) -> usize {
+        let sizes = Sizes::new(model, plan, n_batch);
+        let parts = attend::Parts::bytes(model.hparams(), n_ctx, n_threads);
+        sizes.bytes().saturating_mul(n_threads).saturating_add(parts)
     }
 
     /// The instruction set in use.
@@ -148,11 +142,21 @@ impl Cpu {
     /// are adjacent and their positions ascend from the sequence's length without a gap. The
     /// caller (session) has checked this, the ids and the numbers of rows.
     pub fn step(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row]) {
-        let Cpu { kernels, team, buffers, ropes, scratch } = self;
+        let Cpu { kernels, team, buffers, ropes, scratch, parts } = self;
         let n_wanted = rows.iter().filter(|r| r.wanted).count();
         team.step(|region| {
-            let mut step =
-                Step { kernels, region, buffers, ropes, scratch, model, plan, rows, n_wanted };
+            let mut step = Step {
+                kernels,
+                region,
+                buffers,
+                ropes,
+                scratch,
+                parts,
+                model,
+                plan,
+                rows,
+                n_wanted,
+            };
             for op in &plan.ops {
                 step.run(op, cache);
             }
@@ -179,15 +183,38 @@ impl Cpu {
     }
 }
 
+/// Lengths of a thread's scratch.
+struct Sizes {
+    head_dim: usize,
+    group: usize,
+    row: usize,
+    groups: usize,
+}
+
+impl Sizes {
+    fn new(model: &Model, plan: &Plan, n_batch: usize) -> Sizes {
+        let hp = model.hparams();
+        Sizes {
+            head_dim: hp.head_dim,
+            group: hp.n_head / hp.n_head_kv,
+            row: hp.n_embd.max(hp.n_head * hp.head_dim),
+            groups: plan.scratch_groups(n_batch),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        attend::Scratch::bytes(self.head_dim, self.group)
+            + self.row * size_of::<f32>()
+            + self.groups * size_of::<Group>()
+    }
+}
+
 impl Scratch {
-    fn new(head_dim: usize, group: usize, widest: usize, groups: usize) -> Scratch {
+    fn new(sizes: &Sizes) -> Scratch {
         Scratch {
-            keys: vec![0.0; CHUNK * head_dim],
-            values: vec![0.0; CHUNK * head_dim],
-            scores: vec![0.0; CHUNK],
-            softmax: vec![(0.0, 0.0); ATTEND_ROWS * group],
-            row: vec![0.0; widest],
-            groups: vec![Group::ZERO; groups],
+            attend: attend::Scratch::new(sizes.head_dim, sizes.group),
+            row: vec![0.0; sizes.row],
+            groups: vec![Group::ZERO; sizes.groups],
         }
     }
 }
@@ -199,6 +226,7 @@ struct Step<'a> {
     buffers: &'a mut [Buffer],
     ropes: &'a mut [RopeBuffer],
     scratch: &'a [Mutex<Scratch>],
+    parts: &'a mut attend::Parts,
     model: &'a Model,
     plan: &'a Plan,
     rows: &'a [Row],
@@ -444,94 +472,6 @@ impl Step<'_> {
                 }
             }
         });
-    }
-
-    /// By one thread: it is a small part of a step, and the cache stays a plain `&mut`.
-    fn write_kv(&self, cache: &mut Cache, layer: usize, buf: Buf, k_col: usize, v_col: usize) {
-        let (x, width) = (self.input(buf), self.width(buf));
-        let (n_head_kv, head_dim) = (cache.shape().n_head_kv, cache.shape().head_dim);
-        for (row, x) in self.rows.iter().zip(x.chunks_exact(width)) {
-            for head in 0..n_head_kv {
-                let key = &x[k_col + head * head_dim..][..head_dim];
-                let value = &x[v_col + head * head_dim..][..head_dim];
-                cache.write(self.kernels, (layer, row.seq, head), row.position, (key, value));
-            }
-        }
-    }
-
-    fn attend(&mut self, cache: &Cache, attend: &Attend) {
-        let (n, width) = (self.n_rows(attend.out), self.width(attend.out));
-        let group_width = width / cache.shape().n_head_kv;
-        let mut data = self.take(attend.out);
-        let this = &*self;
-        let mat = Mat::new(&mut data, n, width, width);
-        self.region.tiles(mat, ATTEND_ROWS, group_width, |worker, mut tile| {
-            let mut scratch = lock(&this.scratch[worker]);
-            // Rows of one sequence are adjacent: each run of them shares its chunks of keys.
-            let mut done = 0;
-            let rows = &this.rows[tile.row0()..][..tile.n_rows()];
-            for run in rows.chunk_by(|a, b| a.seq == b.seq) {
-                this.attend_run(cache, attend, &mut scratch, &mut tile, done..done + run.len());
-                done += run.len();
-            }
-        });
-        self.put(attend.out, data);
-    }
-
-    /// Attention of rows `run` of a tile, all of one sequence, for one key/value head.
-    fn attend_run(
-        &self,
-        cache: &Cache,
-        attend: &Attend,
-        scratch: &mut Scratch,
-        tile: &mut Tile<'_, f32>,
-        run: Range<usize>,
-    ) {
-        let head_dim = cache.shape().head_dim;
-        let rows = &self.rows[tile.row0() + run.start..tile.row0() + run.end];
-        let group = tile.n_cols() / head_dim;
-        let kv_head = tile.col0() / tile.n_cols();
-        let Scratch { keys, values, scores, softmax, .. } = scratch;
-        softmax[..run.len() * group].fill((f32::NEG_INFINITY, 0.0));
-        run.clone().for_each(|i| tile.row_mut(i).fill(0.0));
-        let from = |position: usize| attend.window.map_or(0, |w| (position + 1).saturating_sub(w));
-        let (first, end) = (from(rows[0].position), rows[rows.len() - 1].position + 1);
-        for chunk in first / CHUNK..end.div_ceil(CHUNK) {
-            let start = chunk * CHUNK;
-            let span = start.max(first)..(start + CHUNK).min(end);
-            let at = (attend.layer, rows[0].seq, kv_head);
-            cache.read(self.kernels, at, span.clone(), (keys, values));
-            for (i, row) in rows.iter().enumerate() {
-                let seen = from(row.position).max(span.start)..(row.position + 1).min(span.end);
-                if seen.is_empty() {
-                    continue;
-                }
-                let kv = (seen.start - span.start) * head_dim..(seen.end - span.start) * head_dim;
-                let q =
-                    &self.input(attend.q)[(tile.row0() + run.start + i) * self.width(attend.q)..];
-                for (h, out) in tile.row_mut(run.start + i).chunks_exact_mut(head_dim).enumerate() {
-                    let head = kv_head * group + h;
-                    let (max, sum) = &mut softmax[i * group + h];
-                    let chunk = AttendChunk {
-                        q: &q[head * head_dim..][..head_dim],
-                        keys: &keys[kv.clone()],
-                        values: &values[kv.clone()],
-                        lane: seen.start - start,
-                        scale: attend.scale,
-                        softcap: attend.softcap,
-                        slope: attend.slopes.get(head).copied().unwrap_or(0.0),
-                        distance: row.position - seen.start,
-                    };
-                    self.kernels.attend(&chunk, scores, AttendState { max, sum, acc: out });
-                }
-            }
-        }
-        for i in run.clone() {
-            for (h, out) in tile.row_mut(i).chunks_exact_mut(head_dim).enumerate() {
-                let sum = softmax[(i - run.start) * group + h].1;
-                out.iter_mut().for_each(|v| *v /= sum);
-            }
-        }
     }
 
     fn gate(&mut self, act: pith_models::Act, buf: Buf, out: Buf) {

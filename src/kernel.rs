@@ -13,6 +13,7 @@
 //! thread, or the instruction set.
 
 pub mod acts;
+pub mod attend;
 pub mod lanes;
 pub mod math;
 mod panels;
@@ -34,13 +35,11 @@ use std::sync::OnceLock;
 use pith_models::{Act, Pairing};
 
 pub use acts::{A8, Acts, PANEL, Panel, split};
+pub use attend::{CHUNK, Chunk, HEADS, Query, Results, SIDE, Softmax, Stored};
 pub use panels::STRIP;
 pub use unpack::Group;
 
 use crate::{quant::Format, team::Tile};
-
-/// Positions of a chunk of attention; chunks begin at multiples of it.
-pub const CHUNK: usize = 256;
 
 /// Activations of a product.
 #[derive(Clone, Copy)]
@@ -49,38 +48,6 @@ pub enum Input<'a> {
     Acts(Acts<'a>),
     /// `[n_tokens, n_in]`.
     F32(&'a [f32]),
-}
-
-/// One query head over some keys of one chunk.
-#[derive(Clone, Copy)]
-pub struct AttendChunk<'a> {
-    /// The query, `[head_dim]`.
-    pub q: &'a [f32],
-    /// The keys, `[n, head_dim]`.
-    pub keys: &'a [f32],
-    /// The values, `[n, head_dim]`.
-    pub values: &'a [f32],
-    /// The first key's index within its chunk.
-    pub lane: usize,
-    /// Factor on q.k.
-    pub scale: f32,
-    /// Cap of the scores; 0 for none.
-    pub softcap: f32,
-    /// ALiBi slope; 0 for none.
-    pub slope: f32,
-    /// Positions between the query and the first key.
-    pub distance: usize,
-}
-
-/// The running softmax of one query head (Milakov & Gimelshein 2018): starts as max = -inf, sum = 0,
-/// acc = 0; after the last chunk the result is acc / sum.
-pub struct AttendState<'a> {
-    /// Largest score so far.
-    pub max: &'a mut f32,
-    /// Sum of exp(score - max).
-    pub sum: &'a mut f32,
-    /// Sum of exp(score - max) * value, `[head_dim]`.
-    pub acc: &'a mut [f32],
 }
 
 /// `out[token][row] = sum over k of weight[row][k] * x[token][k]`; weight rows are the tile's
@@ -110,7 +77,8 @@ pub struct Kernels {
     rope: unsafe fn(Pairing, &mut [f32], &[f32], &[f32]),
     to_f16: unsafe fn(&[f32], &mut [u16]),
     from_f16: unsafe fn(&[u16], &mut [f32]),
-    attend: unsafe fn(&AttendChunk<'_>, &mut [f32], AttendState<'_>),
+    attend: unsafe fn(&Chunk<'_>, &[Query<'_>], Results<'_>),
+    merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
 }
 
 /// Every table, best first, with what says whether a CPU can run it.
@@ -310,19 +278,31 @@ impl Kernels {
         unsafe { (self.from_f16)(x, out) }
     }
 
-    /// Takes some keys of one chunk into a running softmax. `scores` is scratch, at least `n` long.
+    /// Attention of up to [`HEADS`] query heads over one chunk.
     ///
     /// # Panics
-    /// The lengths don't fit together, or the keys leave their chunk.
-    pub fn attend(&self, chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>) {
-        let head_dim = chunk.q.len();
-        assert!(head_dim > 0, "a head of no dimensions");
-        let n = chunk.keys.len() / head_dim;
-        assert!(n > 0 && chunk.keys.len() == n * head_dim && chunk.values.len() == n * head_dim);
-        assert!(state.acc.len() == head_dim && scores.len() >= n && chunk.lane + n <= CHUNK);
-        assert!(chunk.distance + 1 >= n, "a key after its query");
+    /// The lengths don't fit together, or a query sees nothing, or more than there is.
+    pub fn attend(&self, chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
+        let Chunk { head_dim, width, .. } = *chunk;
+        assert!(head_dim > 0 && width >= head_dim && width.is_multiple_of(SIDE));
+        assert!((1..=HEADS).contains(&queries.len()) && out.mixed.len() >= queries.len() * width);
+        let n = chunk.values.len() / width;
+        assert!(n <= CHUNK && chunk.keys.len() >= n.next_multiple_of(SIDE) * head_dim);
+        for query in queries {
+            assert!(query.q.len() == head_dim && query.first < query.end && query.end <= n);
+        }
         // SAFETY: an available table; lengths checked above.
-        unsafe { (self.attend)(chunk, &mut scores[..n], state) }
+        unsafe { (self.attend)(chunk, queries, out) }
+    }
+
+    /// Takes a later chunk's results `[width]` into those of the chunks before it, `[head_dim]`.
+    ///
+    /// # Panics
+    /// The chunk's are fewer.
+    pub fn merge(&self, state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]) {
+        assert!(mixed.len() >= out.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.merge)(state, out, chunk, mixed) }
     }
 }
 

@@ -133,14 +133,15 @@ impl<'m> Session<'m> {
         let memory = Memory {
             kv: shape.bytes(),
             buffers: plan.buffer_bytes(n_batch, n_logits) as u64,
-            scratch: (Cpu::scratch_bytes(model, &plan, n_batch, n_logits) * n_threads) as u64,
+            scratch: Cpu::scratch_bytes(model, &plan, n_threads, n_batch.max(n_logits), n_ctx)
+                as u64,
         };
         if let Some(limit) = options.max_memory.filter(|&limit| memory.total() > limit) {
             return Err(Error::Memory { needed: memory.total(), limit });
         }
         let kernels = options.kernels.unwrap_or_else(Kernels::best);
         let cache = Cache::new(shape)?;
-        let cpu = Cpu::new(model, &plan, kernels, n_threads, n_batch, n_logits)?;
+        let cpu = Cpu::new(model, &plan, kernels, n_threads, n_batch, n_logits, n_ctx)?;
         Ok(Session {
             model,
             plan,

@@ -2,10 +2,7 @@
 //! table against the scalar one, bit for bit.
 
 use pith::{
-    kernel::{
-        A8, Acts, AttendChunk, AttendState, CHUNK, Group, Input, Kernels, PANEL, Panel, RopeAngles,
-        split,
-    },
+    kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, RopeAngles, split},
     quant::Format,
     team::{Mat, Team},
 };
@@ -264,69 +261,6 @@ fn f16_conversion_is_exact_and_rounds_to_even() {
             // Neighbours in the list are neighbours in value within one sign.
             if (all[i] ^ all[i + 1]) & 0x8000 == 0 {
                 assert_eq!(got & 1, 0, "{} rounds {} to {got:#06x}", kernels.name(), halfway[i]);
-            }
-        }
-    }
-}
-
-/// Attention over all chunks against a plain softmax in f64.
-fn attend(kernels: &Kernels, n: usize, first: usize, cap: f32, slope: f32) -> (Vec<f32>, Vec<f64>) {
-    let (head_dim, scale) = (24, 0.3);
-    let mut random = Random(n as u64);
-    let q = random.values(head_dim, 2.0);
-    let keys = random.values(n * head_dim, 2.0);
-    let values = random.values(n * head_dim, 1.0);
-    let (mut max, mut sum, mut acc) = (f32::NEG_INFINITY, 0.0, vec![0.0; head_dim]);
-    let mut scores = vec![0.0; CHUNK];
-    for start in (0..n).step_by(CHUNK) {
-        let (lo, hi) = (first.max(start), (start + CHUNK).min(n));
-        if lo >= hi {
-            continue;
-        }
-        let chunk = AttendChunk {
-            q: &q,
-            keys: &keys[lo * head_dim..hi * head_dim],
-            values: &values[lo * head_dim..hi * head_dim],
-            lane: lo - start,
-            scale,
-            softcap: cap,
-            slope,
-            distance: n - 1 - lo,
-        };
-        let state = AttendState { max: &mut max, sum: &mut sum, acc: &mut acc };
-        kernels.attend(&chunk, &mut scores, state);
-    }
-    let score = |j: usize| {
-        let dot: f64 =
-            (0..head_dim).map(|d| f64::from(q[d]) * f64::from(keys[j * head_dim + d])).sum();
-        let mut s = dot * f64::from(scale);
-        if cap != 0.0 {
-            s = f64::from(cap) * (s / f64::from(cap)).tanh();
-        }
-        (s - f64::from(slope) * (n - 1 - j) as f64).exp()
-    };
-    let weights: Vec<f64> = (first..n).map(score).collect();
-    let total: f64 = weights.iter().sum();
-    let mix = |d: usize| {
-        let terms = weights.iter().zip(first..n);
-        terms.map(|(w, j)| w * f64::from(values[j * head_dim + d])).sum::<f64>() / total
-    };
-    acc.iter_mut().for_each(|a| *a /= sum);
-    (acc, (0..head_dim).map(mix).collect())
-}
-
-#[test]
-fn attention_is_softmax_of_scores_times_values() {
-    for n in [1, 2, 15, 16, 17, 255, 256, 257, 700] {
-        for (first, cap, slope) in [(0, 0.0, 0.0), (n / 3, 0.0, 0.0), (0, 5.0, 0.0), (0, 0.0, 0.25)]
-        {
-            let (reference, wanted) = attend(scalar(), n, first, cap, slope);
-            for (got, wanted) in reference.iter().zip(wanted) {
-                assert!((f64::from(*got) - wanted).abs() < 2e-6, "n {n}: {got} {wanted}");
-            }
-            for kernels in Kernels::available() {
-                let (got, _) = attend(kernels, n, first, cap, slope);
-                assert_eq!(bits(&got), bits(&reference), "{} n {n}", kernels.name());
             }
         }
     }

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use pith_models::{Act, Pairing};
 
 use super::{
-    A8, AttendChunk, AttendState, Kernels, Matmul, Panel, acts, lanes,
+    A8, Chunk, Kernels, Matmul, Panel, Query, Results, Softmax, acts, attend, lanes,
     panels::multiply,
     scalar,
     x86::{dot::Avx2, overlay, products, ymm::Ymm},
@@ -39,7 +39,8 @@ pub const TABLE: Kernels = Kernels {
     rope,
     to_f16,
     from_f16,
-    attend,
+    attend: attend_chunk,
+    merge,
 };
 
 /// Whether this CPU has what the table needs.
@@ -71,7 +72,15 @@ with_avx2! {
     lanes::softcap(x: &mut [f32], cap: f32);
     lanes::add(x: &mut [f32], y: &[f32]);
     lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
-    lanes::attend(chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>);
+    attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
+}
+
+/// # Safety
+/// As `attend::vectors`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
+    // SAFETY: this function has the instruction set; the rest is its own contract.
+    unsafe { attend::vectors::<Ymm<Avx2>, 2, 2>(chunk, queries, out) }
 }
 
 #[target_feature(enable = "avx2,f16c")]

@@ -5,7 +5,7 @@
 use pith_models::{Act, Pairing};
 
 use super::{
-    A8, AttendChunk, AttendState, Kernels, Panel, acts, avx2, lanes,
+    A8, Chunk, Kernels, Panel, Query, Results, Softmax, acts, attend, avx2, lanes,
     panels::multiply,
     x86::{dot::Avx512Vnni, overlay, products, ymm::Ymm, zmm::Zmm},
 };
@@ -23,7 +23,8 @@ pub const TABLE: Kernels = Kernels {
     softcap,
     add,
     rope,
-    attend,
+    attend: attend_chunk,
+    merge,
     ..avx2::TABLE
 };
 
@@ -67,5 +68,13 @@ with_avx512! {
     lanes::softcap(x: &mut [f32], cap: f32);
     lanes::add(x: &mut [f32], y: &[f32]);
     lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
-    lanes::attend(chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>);
+    attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
+}
+
+/// # Safety
+/// As `attend::vectors`.
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
+    // SAFETY: this function has the instruction set; the rest is its own contract.
+    unsafe { attend::vectors::<Zmm, 4, 4>(chunk, queries, out) }
 }

@@ -4,7 +4,7 @@
 
 use pith_models::{Act, Pairing};
 
-use super::{AttendChunk, AttendState, math};
+use super::math;
 
 /// Lanes of a sum.
 pub const LANES: usize = 16;
@@ -152,40 +152,5 @@ pub fn rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]) {
                 turn(a, b, *cos, *sin);
             }
         }
-    }
-}
-
-/// Scores of the keys, then one update of the running softmax.
-#[inline(always)]
-pub fn attend(chunk: &AttendChunk<'_>, scores: &mut [f32], state: AttendState<'_>) {
-    let AttendChunk { q, keys, values, lane, scale, softcap: cap, slope, distance } = *chunk;
-    let head_dim = q.len();
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_dim)) {
-        *score = dot(q, key) * scale;
-    }
-    if cap != 0.0 {
-        softcap(scores, cap);
-    }
-    if slope != 0.0 {
-        for (j, score) in scores.iter_mut().enumerate() {
-            *score -= slope * (distance - j) as f32;
-        }
-    }
-    let AttendState { max, sum, acc } = state;
-    let mut largest = *max;
-    for &score in scores.iter() {
-        largest = if score > largest { score } else { largest };
-    }
-    let shrink = math::exp(*max - largest);
-    each(scores, |s| math::exp(s - largest));
-    let mut lanes = [0.0; LANES];
-    for (j, score) in scores.iter().enumerate() {
-        lanes[(lane + j) % LANES] += score;
-    }
-    *max = largest;
-    *sum = *sum * shrink + combine(lanes);
-    each(acc, |a| a * shrink);
-    for (p, value) in scores.iter().zip(values.chunks_exact(head_dim)) {
-        each2(acc, value, |a, v| a + p * v);
     }
 }

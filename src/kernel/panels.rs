@@ -15,19 +15,41 @@ use crate::team::Tile;
 /// Rows of weights that are unpacked together.
 pub const STRIP: usize = 32;
 
-/// Sums of several tokens in one instruction set.
+/// Vectors of f32 in one instruction set.
 ///
 /// # Safety
 /// Every function needs the instruction set, and pointers to as much as it says.
-pub trait Vector {
-    /// Tokens of a vector; divides [`PANEL`].
+pub trait Floats {
+    /// Numbers of a vector; divides [`PANEL`].
     const LANES: usize;
+    /// A vector.
+    type Float: Copy;
+
+    /// Zeros.
+    unsafe fn zero() -> Self::Float;
+    /// LANES numbers.
+    unsafe fn load(from: *const f32) -> Self::Float;
+    /// LANES binary16 numbers.
+    unsafe fn widen(from: *const u16) -> Self::Float;
+    /// Writes LANES numbers.
+    unsafe fn store(x: Self::Float, to: *mut f32);
+    /// One number in all lanes.
+    unsafe fn all(x: f32) -> Self::Float;
+    /// a * b.
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// a + b.
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
+}
+
+/// Sums of several tokens in one instruction set.
+///
+/// # Safety
+/// As [`Floats`].
+pub trait Vector: Floats {
     /// Whether weights must have no sign.
     const UNSIGNED: bool;
     /// 32-bit sums.
     type Int: Copy;
-    /// f32 sums.
-    type Float: Copy;
 
     /// Adds to `sums` the products of R rows' codes with C vectors of activation codes, over `N`
     /// times four codes; `y` points to fours of tokens, [`PANEL`] fours apart.
@@ -44,20 +66,8 @@ pub trait Vector {
     unsafe fn plus(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Zeros.
     unsafe fn none() -> Self::Int;
-    /// f32 zeros.
-    unsafe fn zero() -> Self::Float;
     /// To f32, to nearest even.
     unsafe fn float(x: Self::Int) -> Self::Float;
-    /// LANES numbers.
-    unsafe fn load(from: *const f32) -> Self::Float;
-    /// Writes LANES numbers.
-    unsafe fn store(x: Self::Float, to: *mut f32);
-    /// One number in all lanes.
-    unsafe fn all(x: f32) -> Self::Float;
-    /// a * b.
-    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
-    /// a + b.
-    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
 
     /// The first LANES columns as rows.
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{A8, Acts, Group, Input, Kernels, PANEL, acts, lanes};
+use super::{A8, Acts, Group, Input, Kernels, PANEL, acts, attend, lanes};
 use crate::{quant::Format, team::Tile};
 
 /// The scalar table: complete, and the base that other tables overlay.
@@ -38,7 +38,8 @@ pub const TABLE: Kernels = Kernels {
     rope: lanes::rope,
     to_f16,
     from_f16,
-    attend: lanes::attend,
+    attend: attend::plain,
+    merge: attend::merge,
 };
 
 fn to_f16(x: &[f32], out: &mut [u16]) {

@@ -5,7 +5,7 @@ use std::{arch::x86_64::*, marker::PhantomData};
 use super::{
     super::{
         acts::PANEL,
-        panels::{STRIP, Vector},
+        panels::{Floats, STRIP, Vector},
         unpack::Class,
     },
     dot::Dot,
@@ -15,11 +15,50 @@ use super::{
 /// Eight tokens, multiplied as `D` says.
 pub struct Ymm<D>(PhantomData<D>);
 
-impl<D: Dot> Vector for Ymm<D> {
+impl<D: Dot> Floats for Ymm<D> {
     const LANES: usize = 8;
+    type Float = __m256;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn widen(from: *const u16) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m256, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn all(x: f32) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+}
+
+impl<D: Dot> Vector for Ymm<D> {
     const UNSIGNED: bool = D::UNSIGNED;
     type Int = __m256i;
-    type Float = __m256;
 
     #[inline(always)]
     unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
@@ -53,39 +92,9 @@ impl<D: Dot> Vector for Ymm<D> {
         unsafe { _mm256_setzero_si256() }
     }
     #[inline(always)]
-    unsafe fn zero() -> __m256 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_setzero_ps() }
-    }
-    #[inline(always)]
     unsafe fn float(x: __m256i) -> __m256 {
         // SAFETY: by the trait's contract.
         unsafe { _mm256_cvtepi32_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m256 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(x: __m256, to: *mut f32) {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_storeu_ps(to, x) }
-    }
-    #[inline(always)]
-    unsafe fn all(x: f32) -> __m256 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: __m256, b: __m256) -> __m256 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_add_ps(a, b) }
     }
 
     #[inline(always)]

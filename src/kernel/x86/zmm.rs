@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::{
     super::{
         acts::PANEL,
-        panels::{STRIP, Vector},
+        panels::{Floats, STRIP, Vector},
         unpack::Class,
     },
     transpose,
@@ -14,11 +14,50 @@ use super::{
 /// Sixteen tokens.
 pub struct Zmm;
 
-impl Vector for Zmm {
+impl Floats for Zmm {
     const LANES: usize = 16;
+    type Float = __m512;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn widen(from: *const u16) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m512, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn all(x: f32) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+}
+
+impl Vector for Zmm {
     const UNSIGNED: bool = true;
     type Int = __m512i;
-    type Float = __m512;
 
     #[inline(always)]
     unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
@@ -65,39 +104,9 @@ impl Vector for Zmm {
         unsafe { _mm512_setzero_si512() }
     }
     #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_setzero_ps() }
-    }
-    #[inline(always)]
     unsafe fn float(x: __m512i) -> __m512 {
         // SAFETY: by the trait's contract.
         unsafe { _mm512_cvtepi32_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m512 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(x: __m512, to: *mut f32) {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_storeu_ps(to, x) }
-    }
-    #[inline(always)]
-    unsafe fn all(x: f32) -> __m512 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_add_ps(a, b) }
     }
 
     #[inline(always)]

@@ -1,0 +1,406 @@
+//! Attention of some query heads over one chunk of positions.
+//!
+//! Sixteen positions are the lanes of the scores, as the cache stores keys sixteen side by side; a
+//! head's dimensions are the lanes of the mix of values. So no sum runs across lanes: a score is one
+//! chain over the dimensions, a mixed value one chain over the positions.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::{lanes, math, panels::Floats};
+
+/// Positions of a chunk; chunks begin at multiples of it.
+pub const CHUNK: usize = 256;
+
+/// Positions whose keys lie side by side.
+pub const SIDE: usize = 16;
+
+/// Query heads of one call, at most.
+pub const HEADS: usize = 4;
+
+/// Keys or values as the cache stores them.
+#[derive(Clone, Copy)]
+pub enum Stored<'a> {
+    /// binary16.
+    F16(&'a [u16]),
+    /// f32.
+    F32(&'a [f32]),
+}
+
+impl Stored<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Stored::F16(x) => x.len(),
+            Stored::F32(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One value.
+    fn get(&self, i: usize) -> f32 {
+        match self {
+            Stored::F16(x) => half::f16::from_bits(x[i]).to_f32(),
+            Stored::F32(x) => x[i],
+        }
+    }
+}
+
+/// Keys and values of one head over a chunk, and how scores are made.
+#[derive(Clone, Copy)]
+pub struct Chunk<'a> {
+    /// `[n_positions / SIDE, head_dim, SIDE]`.
+    pub keys: Stored<'a>,
+    /// `[n_positions, width]`.
+    pub values: Stored<'a>,
+    /// Dimensions of a key.
+    pub head_dim: usize,
+    /// Stored dimensions of a value: `head_dim` and zeros up to a multiple of [`SIDE`].
+    pub width: usize,
+    /// Factor on q.k.
+    pub scale: f32,
+    /// Cap of the scores; 0 for none.
+    pub softcap: f32,
+}
+
+/// One query head.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    /// `[head_dim]`.
+    pub q: &'a [f32],
+    /// First of the chunk's positions that it sees.
+    pub first: usize,
+    /// End of the positions that it sees.
+    pub end: usize,
+    /// Its own position, counted from the chunk's start.
+    pub position: usize,
+    /// ALiBi slope; 0 for none.
+    pub slope: f32,
+}
+
+/// What a query head gets from one chunk, or from several merged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Softmax {
+    /// Largest score.
+    pub max: f32,
+    /// Sum of exp(score - max).
+    pub sum: f32,
+}
+
+impl Softmax {
+    /// Of no positions.
+    pub const NONE: Softmax = Softmax { max: f32::NEG_INFINITY, sum: 0.0 };
+}
+
+/// Where a chunk's results go.
+pub struct Results<'a> {
+    /// Scratch.
+    pub scores: &'a mut [[f32; CHUNK]; HEADS],
+    /// One for each query.
+    pub softmax: &'a mut [Softmax; HEADS],
+    /// Sums of exp(score - max) * value, `[n_queries, width]`.
+    pub mixed: &'a mut [f32],
+}
+
+/// The reference.
+pub fn plain(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
+    let Chunk { head_dim, width, .. } = *chunk;
+    let Results { scores, softmax, mixed } = out;
+    for (i, query) in queries.iter().enumerate() {
+        for j in query.first..query.end {
+            let key = |d: usize| chunk.keys.get((j / SIDE * head_dim + d) * SIDE + j % SIDE);
+            scores[i][j] = (0..head_dim).fold(0.0, |s, d| s + query.q[d] * key(d));
+        }
+        softmax[i] = exponentials(chunk, query, &mut scores[i]);
+        for (d, mixed) in mixed[i * width..][..width].iter_mut().enumerate() {
+            let value = |j: usize| chunk.values.get(j * width + d);
+            *mixed = (query.first..query.end).fold(0.0, |m, j| m + scores[i][j] * value(j));
+        }
+    }
+}
+
+/// Raw scores to exp(score - max).
+#[inline(always)]
+fn exponentials(chunk: &Chunk<'_>, query: &Query<'_>, scores: &mut [f32; CHUNK]) -> Softmax {
+    let Query { first, end, position, slope, .. } = *query;
+    // Whole sixteens, where what the query doesn't see counts as exp(-inf) = 0; sums start at +0,
+    // so that 0 more changes nothing.
+    let (from, to) = (first / SIDE * SIDE, end.next_multiple_of(SIDE));
+    let (sixteens, _) = scores[from..to].as_chunks_mut::<SIDE>();
+    for scores in sixteens.iter_mut() {
+        for score in scores {
+            *score *= chunk.scale;
+        }
+    }
+    if chunk.softcap != 0.0 {
+        let cap = chunk.softcap;
+        for score in sixteens.as_flattened_mut() {
+            *score = cap * math::tanh(*score / cap);
+        }
+    }
+    if slope != 0.0 {
+        for (j, score) in (from..).zip(sixteens.as_flattened_mut()) {
+            *score -= slope * position.saturating_sub(j) as f32;
+        }
+    }
+    scores[from..first].fill(f32::NEG_INFINITY);
+    scores[end..to].fill(f32::NEG_INFINITY);
+    let (sixteens, _) = scores[from..to].as_chunks_mut::<SIDE>();
+    let mut most = [f32::NEG_INFINITY; SIDE];
+    for scores in sixteens.iter() {
+        for l in 0..SIDE {
+            most[l] = if scores[l] > most[l] { scores[l] } else { most[l] };
+        }
+    }
+    let mut max = most[0];
+    for most in most {
+        max = if most > max { most } else { max };
+    }
+    let mut sums = [0.0; SIDE];
+    for scores in sixteens {
+        for l in 0..SIDE {
+            scores[l] = math::exp(scores[l] - max);
+            sums[l] += scores[l];
+        }
+    }
+    Softmax { max, sum: lanes::combine(sums) }
+}
+
+/// Takes a later chunk's results into those of the chunks before it.
+#[inline(always)]
+pub fn merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]) {
+    if state.max == f32::NEG_INFINITY {
+        *state = chunk;
+        out.copy_from_slice(&mixed[..out.len()]);
+        return;
+    }
+    let max = if chunk.max > state.max { chunk.max } else { state.max };
+    let (old, new) = (math::exp(state.max - max), math::exp(chunk.max - max));
+    *state = Softmax { max, sum: state.sum * old + chunk.sum * new };
+    for (out, mixed) in out.iter_mut().zip(mixed) {
+        *out = *out * old + mixed * new;
+    }
+}
+
+/// How a stored value is widened.
+trait Element {
+    type Value: Copy;
+    unsafe fn load<F: Floats>(at: *const Self::Value) -> F::Float;
+}
+
+struct F16;
+impl Element for F16 {
+    type Value = u16;
+    #[inline(always)]
+    unsafe fn load<F: Floats>(at: *const u16) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::widen(at) }
+    }
+}
+
+struct F32;
+impl Element for F32 {
+    type Value = f32;
+    #[inline(always)]
+    unsafe fn load<F: Floats>(at: *const f32) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::load(at) }
+    }
+}
+
+/// As [`plain`], with C vectors of positions and D vectors of dimensions at a time.
+///
+/// # Safety
+/// The CPU has the instruction set of `F`; lengths are as `Kernels::attend` checks.
+#[inline(always)]
+pub unsafe fn vectors<F: Floats, const C: usize, const D: usize>(
+    chunk: &Chunk<'_>,
+    queries: &[Query<'_>],
+    out: Results<'_>,
+) {
+    let Results { scores, softmax, mixed } = out;
+    // SAFETY: passed on.
+    unsafe {
+        match chunk.keys {
+            Stored::F16(keys) => all_scores::<F, F16, C>(chunk, keys, queries, scores),
+            Stored::F32(keys) => all_scores::<F, F32, C>(chunk, keys, queries, scores),
+        }
+        for (i, query) in queries.iter().enumerate() {
+            softmax[i] = exponentials(chunk, query, &mut scores[i]);
+        }
+        match chunk.values {
+            Stored::F16(values) => mix::<F, F16, D>(chunk, values, queries, scores, mixed),
+            Stored::F32(values) => mix::<F, F32, D>(chunk, values, queries, scores, mixed),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn all_scores<F: Floats, E: Element, const C: usize>(
+    chunk: &Chunk<'_>,
+    keys: &[E::Value],
+    queries: &[Query<'_>],
+    scores: &mut [[f32; CHUNK]; HEADS],
+) {
+    let first = queries.iter().map(|q| q.first).min().unwrap_or(0) / SIDE * SIDE;
+    let end = queries.iter().map(|q| q.end).max().unwrap_or(0).next_multiple_of(SIDE);
+    let mut q = [queries[0].q.as_ptr(); HEADS];
+    for (q, query) in q.iter_mut().zip(queries) {
+        *q = query.q.as_ptr();
+    }
+    // SAFETY: keys reach up to `end`, which the keys' length covers in whole sixteens.
+    unsafe {
+        let mut j = first;
+        while j < end {
+            let n = if j + C * F::LANES <= end { C } else { 1 };
+            match (queries.len(), n == C) {
+                (4, true) => some_scores::<F, E, 4, C>(chunk.head_dim, keys, q, j, scores),
+                (3, true) => some_scores::<F, E, 3, C>(chunk.head_dim, keys, q, j, scores),
+                (2, true) => some_scores::<F, E, 2, C>(chunk.head_dim, keys, q, j, scores),
+                (1, true) => some_scores::<F, E, 1, C>(chunk.head_dim, keys, q, j, scores),
+                _ => some_scores::<F, E, HEADS, 1>(chunk.head_dim, keys, q, j, scores),
+            }
+            j += n * F::LANES;
+        }
+    }
+}
+
+/// Scores of R queries with C vectors of positions from `j` on.
+#[inline(always)]
+unsafe fn some_scores<F: Floats, E: Element, const R: usize, const C: usize>(
+    head_dim: usize,
+    keys: &[E::Value],
+    q: [*const f32; HEADS],
+    j: usize,
+    scores: &mut [[f32; CHUNK]; HEADS],
+) {
+    // SAFETY: by `all_scores`; a query has head_dim values; scores of C vectors fit the chunk.
+    unsafe {
+        let mut sums = [[F::zero(); C]; R];
+        let mut at = [keys.as_ptr(); C];
+        for c in 0..C {
+            let j = j + c * F::LANES;
+            at[c] = keys.as_ptr().add(j / SIDE * head_dim * SIDE + j % SIDE);
+        }
+        for d in 0..head_dim {
+            let mut k = [F::zero(); C];
+            for c in 0..C {
+                k[c] = E::load::<F>(at[c].add(d * SIDE));
+            }
+            for r in 0..R {
+                let q = F::all(*q[r].add(d));
+                for c in 0..C {
+                    sums[r][c] = F::add(sums[r][c], F::mul(q, k[c]));
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                F::store(sums[r][c], scores[r].as_mut_ptr().add(j + c * F::LANES));
+            }
+        }
+    }
+}
+
+/// Sums of exp(score - max) * value: what all queries see together, and before and after it what
+/// only some of them see.
+#[inline(always)]
+unsafe fn mix<F: Floats, E: Element, const D: usize>(
+    chunk: &Chunk<'_>,
+    values: &[E::Value],
+    queries: &[Query<'_>],
+    scores: &[[f32; CHUNK]; HEADS],
+    mixed: &mut [f32],
+) {
+    let width = chunk.width;
+    let from = queries.iter().map(|q| q.first).max().unwrap_or(0);
+    let to = queries.iter().map(|q| q.end).min().unwrap_or(0).max(from);
+    mixed[..queries.len() * width].fill(0.0);
+    // SAFETY: positions of queries are below the values' number.
+    unsafe {
+        for (i, query) in queries.iter().enumerate() {
+            let span = query.first..from.min(query.end);
+            some_mixed::<F, E, 1, D>(width, values, span, i, scores, mixed);
+        }
+        let all = from..to;
+        match queries.len() {
+            4 => some_mixed::<F, E, 4, D>(width, values, all, 0, scores, mixed),
+            3 => some_mixed::<F, E, 3, D>(width, values, all, 0, scores, mixed),
+            2 => some_mixed::<F, E, 2, D>(width, values, all, 0, scores, mixed),
+            _ => some_mixed::<F, E, 1, D>(width, values, all, 0, scores, mixed),
+        }
+        for (i, query) in queries.iter().enumerate() {
+            let span = to.max(query.first)..query.end;
+            some_mixed::<F, E, 1, D>(width, values, span, i, scores, mixed);
+        }
+    }
+}
+
+/// Takes positions `span` into the sums of R queries from `first` on.
+#[inline(always)]
+unsafe fn some_mixed<F: Floats, E: Element, const R: usize, const D: usize>(
+    width: usize,
+    values: &[E::Value],
+    span: Range<usize>,
+    first: usize,
+    scores: &[[f32; CHUNK]; HEADS],
+    mixed: &mut [f32],
+) {
+    let mut d = 0;
+    // SAFETY: by `mix`; vectors of dimensions are below `width`, a multiple of SIDE.
+    unsafe {
+        while d + D * F::LANES <= width {
+            mix_vectors::<F, E, R, D>(width, values, span.clone(), (first, d), scores, mixed);
+            d += D * F::LANES;
+        }
+        while d < width {
+            mix_vectors::<F, E, R, 1>(width, values, span.clone(), (first, d), scores, mixed);
+            d += F::LANES;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn mix_vectors<F: Floats, E: Element, const R: usize, const D: usize>(
+    width: usize,
+    values: &[E::Value],
+    span: Range<usize>,
+    (first, d): (usize, usize),
+    scores: &[[f32; CHUNK]; HEADS],
+    mixed: &mut [f32],
+) {
+    if span.is_empty() {
+        return;
+    }
+    // SAFETY: by `some_mixed`.
+    unsafe {
+        let mut sums = [[F::zero(); D]; R];
+        let at = |r: usize, i: usize| (first + r) * width + d + i * F::LANES;
+        for r in 0..R {
+            for i in 0..D {
+                sums[r][i] = F::load(mixed.as_ptr().add(at(r, i)));
+            }
+        }
+        for j in span {
+            let mut v = [F::zero(); D];
+            for i in 0..D {
+                v[i] = E::load::<F>(values.as_ptr().add(j * width + d + i * F::LANES));
+            }
+            for r in 0..R {
+                let p = F::all(*scores[first + r].as_ptr().add(j));
+                for i in 0..D {
+                    sums[r][i] = F::add(sums[r][i], F::mul(p, v[i]));
+                }
+            }
+        }
+        for r in 0..R {
+            for i in 0..D {
+                F::store(sums[r][i], mixed.as_mut_ptr().add(at(r, i)));
+            }
+        }
+    }
+}
