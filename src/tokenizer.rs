@@ -36,6 +36,8 @@ use crate::{Error, Result, gguf::Gguf};
 
 /// The mark that SentencePiece vocabularies have for a space. Pieces hold the space itself.
 const SPACE_MARK: char = '▁';
+/// The same in UTF-8.
+const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
 const NO_ID: u32 = u32::MAX;
 /// Text is merged in stretches of at most this many bytes, so that positions fit in 32 bits.
 const MAX_WORD: usize = 1 << 30;
@@ -126,7 +128,10 @@ impl Tokenizer {
     /// Whether cutting at spaces gives the same ids as not cutting: no piece that merges can make
     /// has a space behind another character, and a space is never part of an unknown stretch.
     fn cuts_at_spaces(&self) -> bool {
-        let inside = |piece: &[u8]| piece.windows(2).any(|w| w[0] != b' ' && w[1] == b' ');
+        let inside = |piece: &[u8]| {
+            let first = piece.iter().position(|&b| b != b' ').unwrap_or(piece.len());
+            piece[first..].contains(&b' ')
+        };
         let text = |kind: &Kind| *kind != Kind::Unused;
         let mut kinds = self.kinds.iter().zip(0u32..).filter(|(kind, _)| text(kind));
         self.splitter == Splitter::Whole
@@ -144,10 +149,10 @@ impl Tokenizer {
         kinds
             .filter(|(kind, _)| matches!(kind, Kind::User | Kind::Control | Kind::Unknown))
             .map(|(kind, id)| {
-                let text = vocab.tokens[id as usize];
+                let text = String::from_utf8_lossy(vocab.tokens[id as usize]);
                 let text = match normalized.contains(&id) {
-                    true => self.normalizer.apply(text).into_owned(),
-                    false => text.to_string(),
+                    true => self.normalizer.apply(&text).into_owned(),
+                    false => text.into_owned(),
                 };
                 let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
                 AddedToken { text, id, special: *kind != Kind::User, lstrip, rstrip }
@@ -417,6 +422,9 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
     if vocab.merges.is_none() && vocab.model == Model::ByteLevel {
         return Err(fault("key tokenizer.ggml.merges is missing"));
     }
+    if let Some(n) = vocab.merges.as_ref().map(Vec::len).filter(|&n| u32::try_from(n).is_err()) {
+        return Err(fault(format!("tokenizer.ggml.merges has {n} entries")));
+    }
     let named = [
         ("tokenizer.ggml.bos_token_id", vocab.bos.as_slice()),
         ("tokenizer.ggml.eos_token_id", vocab.eos.as_slice()),
@@ -446,21 +454,23 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
 fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
     let n_bytes = vocab.tokens.iter().map(|t| t.len()).sum();
     let mut pieces = Pieces::with_capacity(vocab.tokens.len(), n_bytes);
-    let mut decoded = Vec::new();
     let normalized: HashSet<usize> = vocab.normalized.iter().map(|&id| id as usize).collect();
     for (id, (&text, kind)) in vocab.tokens.iter().zip(&vocab.kinds).enumerate() {
         match (vocab.model, kind) {
             // What it swallows in the text, a space in front for one, is what it decodes to.
             (_, Kind::User | Kind::Control | Kind::Unknown) if normalized.contains(&id) => {
-                pieces.push(Normalizer::of(vocab).apply(text).bytes())?;
+                let text = String::from_utf8_lossy(text);
+                let text = Normalizer::of(vocab).apply(&text);
+                pieces.push(|out| out.extend_from_slice(text.as_bytes()))?;
             }
-            (_, Kind::Byte) => pieces.push([byte_token(id, text)?])?,
-            (Model::SentencePiece, _) => pieces.push(spaces(text).bytes())?,
-            (Model::ByteLevel, Kind::Normal) => {
-                byte_level(text, &mut decoded);
-                pieces.push(decoded.iter().copied())?;
+            (_, Kind::Byte) => {
+                let byte = byte_token(id, text)?;
+                pieces.push(|out| out.push(byte))?;
             }
-            (Model::ByteLevel, _) => pieces.push(text.bytes())?,
+            (Model::ByteLevel, Kind::Normal) | (Model::SentencePiece, _) => {
+                pieces.push(|out| plain_bytes(vocab.model, text, out))?;
+            }
+            (Model::ByteLevel, _) => pieces.push(|out| out.extend_from_slice(text))?,
         }
     }
     // Ordinary tokens first: of an ordinary and an added one with the same bytes, merges mean the
@@ -480,17 +490,37 @@ fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
     Ok(pieces)
 }
 
-/// The bytes of a byte-level token or of a part of a merge. Text with characters that are no
-/// stand-ins is taken as it is, as `tokenizers` does when decoding.
-fn byte_level(text: &str, out: &mut Vec<u8>) {
-    if bytes::decode(text, out).is_none() {
-        out.clear();
-        out.extend(text.bytes());
+/// Appends the bytes of an ordinary token or of a part of a merge. Byte-level text with characters
+/// that are no stand-ins is taken as it is, as `tokenizers` does when decoding.
+fn plain_bytes(model: Model, text: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    match model {
+        Model::ByteLevel => {
+            if bytes::decode(text, out).is_none() {
+                out.truncate(start);
+                out.extend_from_slice(text);
+            }
+        }
+        Model::SentencePiece => {
+            let mut rest = text;
+            while let Some(at) = rest.iter().position(|b| *b == SPACE_MARK_BYTES[0]) {
+                let (before, from) = rest.split_at(at);
+                out.extend_from_slice(before);
+                let (byte, len) = match from.starts_with(SPACE_MARK_BYTES) {
+                    true => (b' ', SPACE_MARK_BYTES.len()),
+                    false => (SPACE_MARK_BYTES[0], 1),
+                };
+                out.push(byte);
+                rest = &from[len..];
+            }
+            out.extend_from_slice(rest);
+        }
     }
 }
 
 /// The byte that `<0x0A>` names.
-fn byte_token(id: usize, text: &str) -> Result<u8> {
+fn byte_token(id: usize, text: &[u8]) -> Result<u8> {
+    let text = String::from_utf8_lossy(text);
     let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
     hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).ok_or_else(|| {
         fault(format!(
@@ -528,32 +558,32 @@ fn merges(vocab: &Vocab<'_>, pieces: &Pieces) -> Result<Merges> {
         });
     };
     let mut pairs = Pairs::with_capacity(merges.len());
-    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut merged = Vec::new();
     for (merge, rank) in merges.iter().zip(0u32..) {
-        // The first part may begin with a space, so look for the one behind its first character.
-        let from = merge.chars().next().map_or(0, char::len_utf8);
-        let Some((a, b)) =
-            merge[from..].split_once(' ').map(|(a, b)| (&merge[..from + a.len()], b))
-        else {
+        let Some((left, right)) = parts(merge) else {
+            let merge = String::from_utf8_lossy(merge);
             return Err(fault(format!("merge {rank} is {merge:?}; wanted two tokens and a space")));
         };
-        let bytes = |text: &str, out: &mut Vec<u8>| match vocab.model {
-            Model::ByteLevel => byte_level(text, out),
-            Model::SentencePiece => {
-                out.clear();
-                out.extend(spaces(text).bytes());
-            }
-        };
-        bytes(a, &mut left);
-        bytes(b, &mut right);
+        merged.clear();
+        plain_bytes(vocab.model, left, &mut merged);
+        let n_left = merged.len();
+        plain_bytes(vocab.model, right, &mut merged);
         let find = |piece: &[u8], what: &str| {
-            pieces
-                .find(piece)
-                .ok_or_else(|| fault(format!("merge {rank}, {merge:?}: its {what} is no token")))
+            pieces.find(piece).ok_or_else(|| {
+                let merge = String::from_utf8_lossy(merge);
+                fault(format!("merge {rank}, {merge:?}: its {what} is no token"))
+            })
         };
-        let (a, b) = (find(&left, "left part")?, find(&right, "right part")?);
-        left.extend_from_slice(&right);
-        pairs.insert(a, b, rank, find(&left, "result")?);
+        let (left, right) = merged.split_at(n_left);
+        let (left, right) = (find(left, "left part")?, find(right, "right part")?);
+        pairs.push(left, right, find(&merged, "result")?);
     }
     Ok(Merges::Listed(pairs))
+}
+
+/// The two parts of a merge. The first may begin with a space, so the one between them is looked
+/// for behind its first byte.
+fn parts(merge: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = 1 + merge.get(1..)?.iter().position(|&b| b == b' ')?;
+    Some((&merge[..at], &merge[at + 1..]))
 }

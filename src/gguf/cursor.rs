@@ -83,6 +83,26 @@ impl<'a> Cursor<'a> {
             .map_err(|e| fault_at(at + e.valid_up_to(), "the string is not UTF-8"))
     }
 
+    /// The bytes of a string, or `None` where they are not all there; [`Cursor::string`] then says
+    /// what is wrong. A vocabulary has hundreds of thousands: nothing else is on their path.
+    pub fn string_bytes(&mut self) -> Option<&'a [u8]> {
+        let (len, rest) = self.bytes[self.at..].split_first_chunk::<8>()?;
+        let bytes = rest.get(..usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+        self.at += 8 + bytes.len();
+        Some(bytes)
+    }
+
+    /// Skips a string if it is sound.
+    fn skip_string(&mut self) -> bool {
+        let at = self.at;
+        let sound = |bytes: &[u8]| bytes.is_ascii() || std::str::from_utf8(bytes).is_ok();
+        let skipped = self.string_bytes().is_some_and(sound);
+        if !skipped {
+            self.at = at;
+        }
+        skipped
+    }
+
     /// The id of a value type.
     pub fn value_type(&mut self) -> Result<Type> {
         let at = self.at;
@@ -129,6 +149,9 @@ impl<'a> Cursor<'a> {
         match element {
             Type::String | Type::Array | Type::Bool => {
                 for i in 0..len {
+                    if element == Type::String && self.skip_string() {
+                        continue;
+                    }
                     self.value(element, depth + 1)
                         .map_err(|e| within(format_args!("element {i}"))(e))?;
                 }

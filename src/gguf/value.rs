@@ -146,25 +146,42 @@ impl<'a> Array<'a> {
 
     /// The elements, if they are strings.
     pub fn strings(&self) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
-        let strings = self.values().filter_map(|v| v.as_str());
+        Some(self.string_bytes()?.filter_map(|bytes| std::str::from_utf8(bytes).ok()))
+    }
+
+    /// The elements' bytes, if they are strings: UTF-8, as parsing has checked, so that a
+    /// vocabulary need not be looked through once more.
+    pub fn string_bytes(&self) -> Option<impl Iterator<Item = &'a [u8]> + use<'a>> {
+        let (len, mut cursor) = (self.len, Cursor::new(self.bytes));
+        let strings = (0..len).map_while(move |_| cursor.string_bytes());
         (self.element == Type::String).then_some(strings)
     }
 
     /// The elements, if they are floats.
     pub fn f32s(&self) -> Option<impl Iterator<Item = f32> + use<'a>> {
-        let floats = self.values().filter_map(|v| v.as_f32());
-        matches!(self.element, Type::F32 | Type::F64).then_some(floats)
+        let float: fn(&[u8]) -> f32 = match self.element {
+            Type::F32 => |b| f32::from_le_bytes(number(b)),
+            Type::F64 => |b| f64::from_le_bytes(number(b)) as f32,
+            _ => return None,
+        };
+        Some(self.numbers().map(float))
     }
 
     /// The elements, if they are whole numbers of any width, and all fit.
     pub fn i64s(&self) -> Option<impl Iterator<Item = i64> + use<'a>> {
-        let integers = || self.values().map_while(|v| v.as_i64());
-        // Only a u64 may not fit, and only then is it worth a pass.
-        let fit = match self.element {
-            Type::U64 => integers().count() == self.len,
-            element => element.is_integer(),
+        let integer: fn(&[u8]) -> i64 = match self.element {
+            Type::U8 => |b| u8::from_le_bytes(number(b)).into(),
+            Type::I8 => |b| i8::from_le_bytes(number(b)).into(),
+            Type::U16 => |b| u16::from_le_bytes(number(b)).into(),
+            Type::I16 => |b| i16::from_le_bytes(number(b)).into(),
+            Type::U32 => |b| u32::from_le_bytes(number(b)).into(),
+            Type::I32 => |b| i32::from_le_bytes(number(b)).into(),
+            Type::I64 | Type::U64 => |b| i64::from_le_bytes(number(b)),
+            _ => return None,
         };
-        fit.then(integers)
+        // Only a u64 may not fit: as an i64 it is then negative.
+        let fit = self.element != Type::U64 || self.numbers().map(integer).all(|v| v >= 0);
+        fit.then(|| self.numbers().map(integer))
     }
 
     /// The elements, if they are whole numbers of any width, and none is negative.
@@ -174,11 +191,23 @@ impl<'a> Array<'a> {
         fit.then(integers)
     }
 
+    /// The bytes of each element of a type that has one width.
+    fn numbers(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.bytes.chunks_exact(self.element.min_bytes())
+    }
+
     /// The elements, if they are flags.
     pub fn bools(&self) -> Option<impl Iterator<Item = bool> + use<'a>> {
         let flags = self.values().filter_map(|v| v.as_bool());
         (self.element == Type::Bool).then_some(flags)
     }
+}
+
+/// The bytes of one number, as [`Array::numbers`] gives them: `N` is the width of its type.
+fn number<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut number = [0; N];
+    number.copy_from_slice(bytes);
+    number
 }
 
 // Long arrays are cut short.

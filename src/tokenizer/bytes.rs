@@ -13,11 +13,20 @@ pub(super) fn byte_of(c: char) -> Option<u8> {
     }
 }
 
-/// The bytes that a text of stand-ins stands for; None if a character is no stand-in.
-pub(super) fn decode(text: &str, out: &mut Vec<u8>) -> Option<()> {
-    out.clear();
-    for c in text.chars() {
-        out.push(byte_of(c)?);
+/// Appends the bytes that a text of stand-ins stands for; None if a character is no stand-in.
+pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let mut rest = text;
+    while let [first, more @ ..] = rest {
+        let (c, more) = match (first, more) {
+            (0x00..=0x7f, _) => (u32::from(*first), more),
+            // All other stand-ins have two bytes in UTF-8.
+            (0xc2..=0xdf, [second @ 0x80..=0xbf, more @ ..]) => {
+                (u32::from(first & 0x1f) << 6 | u32::from(second & 0x3f), more)
+            }
+            _ => return None,
+        };
+        out.push(byte_of(char::from_u32(c)?)?);
+        rest = more;
     }
     Some(())
 }

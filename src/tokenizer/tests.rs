@@ -8,10 +8,10 @@ fn byte_level<'a>(tokens: &[&'a str], merges: &[&'a str]) -> Vocab<'a> {
     Vocab {
         model: Model::ByteLevel,
         splitter: Splitter::Gpt2,
-        tokens: tokens.to_vec(),
+        tokens: tokens.iter().map(|text| text.as_bytes()).collect(),
         kinds: vec![Kind::Normal; tokens.len()],
         scores: Vec::new(),
-        merges: Some(merges.to_vec()),
+        merges: Some(merges.iter().map(|text| text.as_bytes()).collect()),
         bos: None,
         eos: None,
         unknown: None,
@@ -53,11 +53,14 @@ fn a_broken_vocabulary_is_refused_by_its_fault() {
         (|v| v.lstrip = vec![9], "lstrip names token 9"),
         (|v| v.add_bos = true, "add_bos_token is set"),
         (|v| v.kinds[0] = Kind::Byte, "wanted <0x00>"),
-        (|v| v.merges = Some(vec!["a z"]), "merge 0, \"a z\": its right part is no token"),
-        (|v| v.merges = Some(vec!["z a"]), "its left part is no token"),
-        (|v| v.merges = Some(vec!["a b", "b a"]), "merge 1, \"b a\": its result is no token"),
-        (|v| v.merges = Some(vec![""]), "wanted two tokens and a space"),
-        (|v| v.merges = Some(vec!["é"]), "wanted two tokens and a space"),
+        (
+            |v| v.merges = Some(vec!["a z".as_bytes()]),
+            "merge 0, \"a z\": its right part is no token",
+        ),
+        (|v| v.merges = Some(vec!["z a".as_bytes()]), "its left part is no token"),
+        (|v| v.merges = Some(vec![b"a b", b"b a"]), "merge 1, \"b a\": its result is no token"),
+        (|v| v.merges = Some(vec!["".as_bytes()]), "wanted two tokens and a space"),
+        (|v| v.merges = Some(vec!["é".as_bytes()]), "wanted two tokens and a space"),
     ];
     for (change, fault) in cases {
         let mut vocab = byte_level(&["a", "b", "ab", "c"], &["a b"]);

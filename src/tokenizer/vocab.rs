@@ -69,14 +69,14 @@ pub struct Vocab<'a> {
     pub model: Model,
     /// How text is cut into words.
     pub splitter: Splitter,
-    /// The text of each token, `[n_vocab]`, as the file has it.
-    pub tokens: Vec<&'a str>,
+    /// The text of each token, `[n_vocab]`, as the file has it: UTF-8.
+    pub tokens: Vec<&'a [u8]>,
     /// What each token is, `[n_vocab]`.
     pub kinds: Vec<Kind>,
     /// SentencePiece without `merges`: which merge comes first, the highest score, `[n_vocab]`.
     pub scores: Vec<f32>,
-    /// "left right", first merge first.
-    pub merges: Option<Vec<&'a str>>,
+    /// "left right", first merge first: UTF-8.
+    pub merges: Option<Vec<&'a [u8]>>,
     /// Begins a sequence.
     pub bos: Option<u32>,
     /// Ends a sequence.
@@ -153,15 +153,11 @@ impl<'a> Vocab<'a> {
                 (pre, splitter(pre)?)
             }
         };
-        let tokens: Vec<&str> =
-            match keys.array("tokenizer.ggml.tokens", "strings", Array::strings)? {
-                Some(tokens) => tokens.collect(),
-                None => {
-                    return Err(Error::malformed("GGUF", "key tokenizer.ggml.tokens is missing"));
-                }
-            };
+        let tokens = keys.texts("tokenizer.ggml.tokens")?;
+        let tokens = tokens
+            .ok_or_else(|| Error::malformed("GGUF", "key tokenizer.ggml.tokens is missing"))?;
         let kinds = keys.kinds(tokens.len())?;
-        let merges = keys.array("tokenizer.ggml.merges", "strings", Array::strings)?;
+        let merges = keys.texts("tokenizer.ggml.merges")?;
         let scores = keys.array("tokenizer.ggml.scores", "floats", Array::f32s)?;
         let llama3 = splitter == Splitter::Tiktoken { digits: 3 };
         let sentencepiece = model == Model::SentencePiece;
@@ -173,7 +169,7 @@ impl<'a> Vocab<'a> {
             splitter,
             kinds,
             scores: scores.into_iter().flatten().collect(),
-            merges: merges.map(|m| m.collect()),
+            merges,
             bos,
             eos,
             unknown: keys.id("tokenizer.ggml.unknown_token_id")?,
@@ -201,7 +197,8 @@ impl<'a> Vocab<'a> {
     fn end_of_turn(&self, keys: &Keys<'_, 'a>) -> Result<Vec<u32>> {
         let by_text =
             self.tokens.iter().zip(&self.kinds).zip(0u32..).filter_map(|((text, kind), id)| {
-                (*kind == Kind::Control && END_OF_TURN.contains(text)).then_some(id)
+                let ends = || END_OF_TURN.iter().any(|end| end.as_bytes() == *text);
+                (*kind == Kind::Control && ends()).then_some(id)
             });
         let mut ids: Vec<u32> = by_text.collect();
         ids.extend(keys.id("tokenizer.ggml.eot_token_id")?);
@@ -264,6 +261,17 @@ impl<'a> Keys<'_, 'a> {
                 .map_err(|_| Error::malformed("GGUF", format!("key {key}: {id} is no token id")))
         };
         ids.map(id).collect::<Result<_>>().map(Some)
+    }
+
+    /// The bytes of an array's strings.
+    fn texts(&self, key: &str) -> Result<Option<Vec<&'a [u8]>>> {
+        let count = self.0.get(key).and_then(Value::as_array).map_or(0, Array::len);
+        let Some(texts) = self.array(key, "strings", Array::string_bytes)? else {
+            return Ok(None);
+        };
+        let mut all = Vec::with_capacity(count);
+        all.extend(texts);
+        Ok(Some(all))
     }
 
     /// `[n_vocab]`; all normal where the file has no types.
