@@ -46,6 +46,8 @@ pub enum Error {
         /// Tokens that it would have to hold.
         wanted: usize,
     },
+    /// A caller's progress function asked for the end of the work; nothing is left of it.
+    Stopped,
 }
 
 impl Error {
@@ -90,6 +92,7 @@ impl fmt::Display for Error {
                 "the context is full: {wanted} tokens wanted, {n_ctx} fit; raise --ctx, shorten \
                  the prompt, or choose a policy with --on-full"
             ),
+            Error::Stopped => f.write_str("stopped"),
         }
     }
 }
