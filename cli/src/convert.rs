@@ -2,13 +2,14 @@
 
 use std::{
     io::{self, Write},
+    ops::ControlFlow,
     path::PathBuf,
 };
 
 use pith::{Error, Result};
 use pith_convert::{Options, Progress, Report, Target};
 
-use crate::{End, progress::Bar, stdout_error};
+use crate::{End, catch_interrupts, interrupted, progress::Bar, stdout_error};
 
 /// Turn a GPT checkpoint into one quantized GGUF file
 ///
@@ -66,13 +67,19 @@ pub fn run(args: &Args) -> Result<End> {
         ..Options::default()
     };
     let out = args.out()?;
-    let mut bar = Bar::new();
-    let report = pith_convert::convert(&args.source, &out, &options, &mut |at| match at {
-        Progress::Tensor { name, bytes_done, bytes_total, .. } => {
+    catch_interrupts()?;
+    let mut bar = Bar::bytes();
+    let report = pith_convert::convert(&args.source, &out, &options, &mut |at| {
+        if let Progress::Tensor { name, bytes_done, bytes_total, .. } = at {
             bar.show(bytes_done, bytes_total, name);
         }
-        Progress::Verify => bar.clear(),
-    })?;
+        if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    drop(bar);
+    let report = match report {
+        Err(Error::Stopped) => return Ok(End::Interrupted),
+        report => report?,
+    };
     let text = match args.json {
         true => format!("{}\n", report.to_json()),
         false => text(&report, &out.display().to_string()),

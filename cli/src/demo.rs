@@ -35,7 +35,9 @@ pub fn run(args: &Args) -> Result<End> {
         )));
     }
     let seed = args.seed.to_string();
-    step(&["pith", "convert", CHECKPOINT, "-o", FILE, "--type", "q4_k"])?;
+    if step(&["pith", "convert", CHECKPOINT, "-o", FILE, "--type", "q4_k"])? == End::Interrupted {
+        return Ok(End::Interrupted);
+    }
     step(&[
         "pith",
         "run",

@@ -104,8 +104,12 @@ fn exit_code(error: &Error) -> u8 {
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Makes the first Ctrl-C raise the flag that [`interrupted`] reads, and the second end the
-/// process at once.
+/// process at once. Calls after the first change nothing.
 fn catch_interrupts() -> Result<()> {
+    static CAUGHT: AtomicBool = AtomicBool::new(false);
+    if CAUGHT.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(130);

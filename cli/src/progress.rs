@@ -1,32 +1,46 @@
 //! A progress bar on standard error; nothing where that is no terminal.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::Write;
 
-/// A bar that counts bytes, with their rate and the time left.
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+/// A bar with a rate and the time left, which goes away when it is dropped.
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar that shows nothing yet.
-    pub fn new() -> Bar {
+    /// A bar that counts bytes; shows nothing yet.
+    pub fn bytes() -> Bar {
+        Bar::new("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}")
+    }
+
+    /// A bar that counts tokens; shows nothing yet.
+    pub fn tokens() -> Bar {
+        Bar::new("{bar:30} {pos} of {len} tokens, {rate} tok/s, {eta} left  {msg}")
+    }
+
+    fn new(template: &str) -> Bar {
         // This target draws only on a terminal.
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let template = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}";
+        let rate = |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{:.0}", state.per_sec()); // what fails to draw is not drawn
+        };
         match ProgressStyle::with_template(template) {
-            Ok(style) => Bar(bar.with_style(style)),
-            // The template is a constant; were it wrong, a plain bar would do.
+            Ok(style) => Bar(bar.with_style(style.with_key("rate", rate))),
+            // The templates are constants; were one wrong, a plain bar would do.
             Err(_) => Bar(bar),
         }
     }
 
-    /// `done` bytes of `total`, and what is being worked on.
+    /// `done` of `total`, and what is being worked on.
     pub fn show(&mut self, done: u64, total: u64, what: &str) {
         self.0.set_length(total);
         self.0.set_position(done);
         self.0.set_message(what.to_owned());
     }
+}
 
-    /// Takes the bar away.
-    pub fn clear(&mut self) {
+impl Drop for Bar {
+    fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }

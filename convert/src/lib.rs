@@ -37,7 +37,7 @@ use pith::{Error, Result, bytes::Bytes, gguf::Gguf, quant::Format};
 use pith_models::Fold;
 use report::{Fallback, FormatCount};
 use source::{Dtype, Source};
-use std::{fs, path::Path, time::Instant};
+use std::{fs, ops::ControlFlow, path::Path, time::Instant};
 use write::Job;
 
 /// What a caller may choose.
@@ -71,13 +71,13 @@ impl Default for Options {
 /// What [`convert`] is about to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
-    /// Encode and write a tensor.
+    /// Encode and write a piece of a tensor.
     Tensor {
         /// Its GGUF name.
         name: &'a str,
         /// Its format.
         format: Format,
-        /// Bytes of all tensors before it, encoded.
+        /// Bytes of all tensors before this piece, encoded.
         bytes_done: u64,
         /// Bytes of all tensors, encoded.
         bytes_total: u64,
@@ -87,17 +87,17 @@ pub enum Progress<'a> {
 }
 
 /// Converts the checkpoint at `source`, a folder or a weight file in it, to a GGUF file at `out`,
-/// which appears whole or not at all.
+/// which appears whole or not at all. Where `progress` answers with a break, the work ends there.
 ///
 /// # Errors
-/// What [`Source::open`] and [`Config::read`] say; a tensor that is missing, left over, wrongly
+/// [`Error::Stopped`] after a break. What [`Source::open`] and [`Config::read`] say; a tensor that is missing, left over, wrongly
 /// shaped or not finite; a tokenizer that isn't understood or too large; `out` being one of the
 /// checkpoint's files; what the system refuses.
 pub fn convert(
     source: &Path,
     out: &Path,
     options: &Options,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
     let source = Source::open(source)?;
@@ -111,16 +111,17 @@ pub fn convert(
     let writer = metadata::metadata(&source, &config, options, &jobs, &mut ignored)?;
 
     let total: u64 = jobs.iter().map(Job::n_bytes).sum();
-    let mut done = 0;
-    let mut before = |i: usize| {
-        let Some(job) = jobs.get(i) else { return progress(Progress::Verify) };
-        progress(Progress::Tensor {
+    let (mut tensor, mut done) = (0, 0);
+    let mut before = |i: usize, written: u64| {
+        done += jobs[tensor..i].iter().map(Job::n_bytes).sum::<u64>();
+        tensor = i;
+        let at = jobs.get(i).map_or(Progress::Verify, |job| Progress::Tensor {
             name: &job.mapped.name,
             format: job.choice.format,
-            bytes_done: done,
+            bytes_done: done + written,
             bytes_total: total,
         });
-        done += job.n_bytes();
+        if progress(at).is_break() { Err(Error::Stopped) } else { Ok(()) }
     };
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(|error| {

@@ -36,16 +36,19 @@ impl Job<'_> {
     }
 }
 
-/// Writes a GGUF file at `out` with the metadata that `writer` has and these tensors; `before` is
-/// called with the number of each, and with their count before `check`; the file takes its place only
-/// if `check` finds no fault.
+/// What [`write`] tells before it goes on: the tensor's number and how many bytes of it are written,
+/// or the tensors' count and 0 before the file is checked. An error ends the work.
+pub(crate) type Before<'a> = &'a mut dyn FnMut(usize, u64) -> Result<()>;
+
+/// Writes a GGUF file at `out` with the metadata that `writer` has and these tensors. The file takes
+/// its place only if `check` finds no fault; after an error nothing of it is left.
 pub(crate) fn write(
     mut writer: Writer,
     source: &Source,
     jobs: &[Job<'_>],
     out: &Path,
     pool: &ThreadPool,
-    before: &mut dyn FnMut(usize),
+    before: Before<'_>,
     check: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<u64> {
     for Job { mapped, choice } in jobs {
@@ -53,13 +56,12 @@ pub(crate) fn write(
     }
     let mut file = writer.create(out)?;
     for (i, job) in jobs.iter().enumerate() {
-        before(i);
         if let Values::Source { tensor, .. } = &job.mapped.values {
             source.verify(tensor)?;
         }
-        write_tensor(&mut file, job, pool)?;
+        write_tensor(&mut file, job, pool, &mut |written| before(i, written))?;
     }
-    before(jobs.len());
+    before(jobs.len(), 0)?;
     file.finish_if(check)
 }
 
@@ -67,6 +69,7 @@ fn write_tensor(
     file: &mut OpenWriter,
     Job { mapped, choice }: &Job<'_>,
     pool: &ThreadPool,
+    before: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let format = choice.format;
     let n_in = mapped.n_in();
@@ -76,6 +79,7 @@ fn write_tensor(
     let (batch, piece) = (whole_rows(BATCH), whole_rows(PIECE));
     let mut encoded = Vec::new();
     for first in (0..mapped.n_values()).step_by(batch) {
+        before(bytes(first) as u64)?;
         let len = batch.min(mapped.n_values() - first);
         encoded.resize(bytes(len), 0);
         let encode = |(i, out): (usize, &mut [u8])| {

@@ -3,10 +3,10 @@
 
 mod support;
 
-use pith::{bytes::Bytes, gguf::Gguf, quant::Format};
-use pith_convert::{Target, convert, source::Source};
+use pith::{Error, bytes::Bytes, gguf::Gguf, quant::Format};
+use pith_convert::{Progress, Target, convert, source::Source};
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{fs, ops::ControlFlow, path::Path};
 use support::*;
 
 fn tensor(gguf: &Gguf<'_>, name: &str) -> Vec<f32> {
@@ -97,7 +97,10 @@ fn torch_files_give_the_bytes_of_safetensors() {
         checkpoint.write_sharded(&sharded);
         for target in ["f32", "q8_0", "q4_0"] {
             let out = folder.path().join("bin.gguf");
-            let report = convert(&goldens.join(name), &out, &options(target), &mut |_| {}).unwrap();
+            let report = convert(&goldens.join(name), &out, &options(target), &mut |_| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
             assert_eq!(report.tied, is_tied);
             let bytes = fs::read(&out).unwrap();
             assert!(bytes == converted(&single, target), "{name} {target}: single");
@@ -271,7 +274,8 @@ fn the_checkpoint_is_never_overwritten() {
     for name in ["model.safetensors", "config.json", "../x"] {
         let out = folder.path().join(name);
         let wanted = fs::read(&out).ok();
-        let result = convert(folder.path(), &out, &options("q8_0"), &mut |_| {});
+        let result =
+            convert(folder.path(), &out, &options("q8_0"), &mut |_| ControlFlow::Continue(()));
         match wanted {
             Some(bytes) => {
                 assert!(result.unwrap_err().to_string().contains("part of the checkpoint"));
@@ -280,8 +284,33 @@ fn the_checkpoint_is_never_overwritten() {
             None => fs::remove_file(&out).unwrap(),
         }
     }
-    let error = convert(folder.path(), folder.path(), &options("q8_0"), &mut |_| {});
+    let error =
+        convert(folder.path(), folder.path(), &options("q8_0"), &mut |_| ControlFlow::Continue(()));
     assert!(error.unwrap_err().to_string().contains("is a folder"));
+}
+
+#[test]
+fn a_stopped_conversion_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    gpt2().write(folder.path());
+    let before = fs::read_dir(folder.path()).unwrap().count();
+    let mut calls = 0;
+    let out = folder.path().join("out.gguf");
+    let mut stopped_at = |stop: usize| {
+        calls = 0;
+        let mut verified = false;
+        let result = convert(folder.path(), &out, &options("q8_0"), &mut |at| {
+            calls += 1;
+            verified |= matches!(at, Progress::Verify);
+            if calls > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before, "after {stop} calls");
+        verified
+    };
+    let last = (0..1000).find(|&stop| stopped_at(stop)).expect("every conversion is verified");
+    assert!(last > 10);
+    convert_in(folder.path(), &options("q8_0")).unwrap();
 }
 
 #[test]

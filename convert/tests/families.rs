@@ -4,7 +4,7 @@
 //! And the contract on whole models: the same bits for any thread count, any cutting of the prompt,
 //! any batch, and every instruction set.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use pith::{
     Model, Session, cache,
@@ -25,7 +25,7 @@ fn model(folder: &Path, variant: &str, target: Format) -> Model {
     Checkpoint::open(variant).write(&source, Layout::PLAIN);
     let out = folder.join(format!("{variant}.gguf"));
     let options = pith_convert::Options { target: Target::Format(target), ..Default::default() };
-    pith_convert::convert(&source, &out, &options, &mut |_| {}).unwrap();
+    pith_convert::convert(&source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     Model::open(&out).unwrap()
 }
 

@@ -1,6 +1,8 @@
 //! Files that pith converts run in llama.cpp: it loads them and names the next tokens that PyTorch
 //! named (tests/goldens).
 
+use std::ops::ControlFlow;
+
 use pith_convert::{Options, Target};
 use yardstick::{
     llama::{Load, Logits, Model},
@@ -28,7 +30,7 @@ fn llama_cpp_runs_converted_files() {
         let out = folder.path().join(format!("{variant}.gguf"));
         let target = Target::Format(pith::quant::Format::F32);
         let options = Options { target, ..Options::default() };
-        pith_convert::convert(&source, &out, &options, &mut |_| {}).unwrap();
+        pith_convert::convert(&source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
 
         let model = Model::load(&out, Load::default()).unwrap_or_else(|e| panic!("{variant}: {e}"));
         let n_vocab = model.n_vocab();

@@ -7,6 +7,7 @@ use pith_convert::{Options, Report, Target, convert};
 use serde_json::{Value, json};
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -192,7 +193,7 @@ pub fn options(target: &str) -> Options {
 
 /// Converts a folder to `out.gguf` in it.
 pub fn convert_in(folder: &Path, options: &Options) -> pith::Result<Report> {
-    convert(folder, &folder.join("out.gguf"), options, &mut |_| {})
+    convert(folder, &folder.join("out.gguf"), options, &mut |_| ControlFlow::Continue(()))
 }
 
 /// The converted bytes of a folder.
