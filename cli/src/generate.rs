@@ -11,7 +11,7 @@ use pith::{
 };
 use serde_json::{Value, json};
 
-use crate::{interrupted, memory::Peak, stops::Stops};
+use crate::{interrupted, memory::Peak, progress::Bar, stops::Stops};
 
 /// Ids of a prompt that are evaluated between two looks at Ctrl-C.
 const PROMPT_PIECE: usize = 256;
@@ -248,18 +248,25 @@ impl<'m> Writer<'m> {
         let keep = common.min(ids.len() - 1);
         self.session.truncate(0, keep);
         let began = Instant::now();
-        for piece in ids[keep..].chunks(PROMPT_PIECE) {
+        let new = &ids[keep..];
+        let mut bar = (new.len() > PROMPT_PIECE).then(Bar::tokens);
+        let mut done = 0;
+        for piece in new.chunks(PROMPT_PIECE) {
             if interrupted() {
-                return Ok(false);
+                break;
+            }
+            if let Some(bar) = &mut bar {
+                bar.show(done as u64, new.len() as u64, "reading the prompt");
             }
             let logits = self.session.eval(0, piece)?;
             self.logits.clear();
             self.logits.extend_from_slice(logits);
+            done += piece.len();
         }
-        self.timings.prompt += ids.len() - keep;
+        self.timings.prompt += done;
         self.timings.prompt_time += began.elapsed();
         self.peak.sample();
-        Ok(true)
+        Ok(done == new.len())
     }
 
     /// Writes up to `n` ids after what was read, handing their text to `print` as it comes.

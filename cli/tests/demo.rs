@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 fn pith(args: &[&str]) -> Command {
@@ -294,6 +294,72 @@ fn ctrl_c_ends_cleanly_with_130() {
     reader.join().unwrap().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stderr).contains("tok/s"));
+}
+
+/// A model with the demo's tokenizer, one small layer of zeros and room for half a million tokens.
+#[cfg(unix)]
+fn endless(folder: &Path) -> String {
+    let copy = copy_of_checkpoint(folder);
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2048,
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 1 << 19,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": true, "torch_dtype": "float32", "bos_token_id": 0, "eos_token_id": 0,
+    });
+    std::fs::write(copy.join("config.json"), config.to_string()).unwrap();
+    let layer = ["q_proj", "k_proj", "v_proj", "o_proj"].map(|name| format!("self_attn.{name}"));
+    let layer =
+        layer.into_iter().chain(["gate", "up", "down"].map(|name| format!("mlp.{name}_proj")));
+    let matrices = layer.map(|name| (format!("model.layers.0.{name}.weight"), vec![32, 32]));
+    let norms = ["layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"];
+    let norms = norms.map(|name| (format!("model.{name}.weight"), vec![32]));
+    let embedding = ("model.embed_tokens.weight".to_owned(), vec![2048, 32]);
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in matrices.chain(norms).chain([embedding]) {
+        let begin = end;
+        end += 4 * shape.iter().product::<usize>();
+        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}));
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.bytes());
+    file.resize(file.len() + end, 0);
+    std::fs::write(copy.join("model.safetensors"), file).unwrap();
+    let path = folder.join("endless.gguf").to_str().expect("UTF-8").to_owned();
+    stdout(&["convert", copy.to_str().expect("UTF-8"), "-o", &path]);
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_long_prompt_before_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = endless(folder.path());
+    // One token a word; all of them would take minutes.
+    let (prompt, n_words) = ("She".to_owned() + &" was".repeat(400_000), 400_001);
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, &prompt).unwrap();
+    let mut child =
+        pith(&["run", &model, "--file", file.to_str().unwrap(), "--ctx", "450000", "--echo"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    // When the echo has come, the prompt is being read.
+    let mut out = child.stdout.take().unwrap();
+    let mut echo = vec![0; prompt.len()];
+    out.read_exact(&mut echo).unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), rest.as_str()), (Some(130), "\n"), "{said}");
+    let read = said.split("prompt ").nth(1).and_then(|rest| rest.split(' ').next());
+    let read: usize = read.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    assert!(read < n_words && read % 256 == 0, "{said}");
 }
 
 #[test]
