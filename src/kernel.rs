@@ -112,6 +112,20 @@ impl Kernels {
         Kernels::available().iter().copied().find(|k| k.name == name)
     }
 
+    /// The names of all tables of this build, best first, whether or not this CPU can run them.
+    pub fn built() -> impl Iterator<Item = &'static str> {
+        TABLES.iter().map(|(_, table)| table.name)
+    }
+
+    /// The name of the table that this one's product with `format` is from: its own, or that of a
+    /// table below, which then does as well.
+    pub fn product(&self, format: Format) -> &'static str {
+        let product = |table: &Kernels| table.matmul[format.index()];
+        let mut upwards = TABLES.iter().rev().map(|(_, table)| *table);
+        let first = upwards.find(|table| std::ptr::fn_addr_eq(product(table), product(self)));
+        first.map_or(self.name, |table| table.name)
+    }
+
     /// "scalar", "avx2", "avx512".
     pub fn name(&self) -> &'static str {
         self.name
