@@ -1,11 +1,13 @@
 //! The command `pith`: arguments in, text out. What a model is and how it runs is the library's;
 //! here are files, the terminal, Ctrl-C and exit codes.
 
+mod bench;
 mod chat;
 mod convert;
 mod demo;
 mod generate;
 mod inspect;
+mod kernels;
 mod memory;
 mod progress;
 mod run;
@@ -56,6 +58,8 @@ enum Command {
     Run(run::Args),
     Chat(chat::Args),
     Inspect(inspect::Args),
+    Bench(bench::Args),
+    Kernels(kernels::Args),
     Demo(demo::Args),
 }
 
@@ -87,6 +91,8 @@ fn dispatch(command: Command) -> Result<End> {
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

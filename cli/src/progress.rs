@@ -18,6 +18,11 @@ impl Bar {
         Bar::new("{bar:30} {pos} of {len} tokens, {rate} tok/s, {eta} left  {msg}")
     }
 
+    /// A bar that counts steps, whose times differ; shows nothing yet.
+    pub fn steps() -> Bar {
+        Bar::new("{bar:30} {pos} of {len}  {msg}")
+    }
+
     fn new(template: &str) -> Bar {
         // This target draws only on a terminal.
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());

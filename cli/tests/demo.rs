@@ -380,3 +380,79 @@ fn the_demo_shows_and_runs_both_commands() {
     let output = pith(&["demo"]).current_dir(elsewhere.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+const SMALL_BENCH: [&str; 10] =
+    ["--prompt", "16,999", "--depth", "0,64", "--batch", "1,2", "-n", "4", "--repeat", "2"];
+
+#[test]
+fn bench_measures_what_fits_and_names_what_does_not() {
+    let args = [&["bench", model()][..], &SMALL_BENCH].concat();
+    let object: Value = serde_json::from_str(&stdout(&[&args[..], &["--json"]].concat())).unwrap();
+    assert!(object["read_gigabytes_per_second"].as_f64().unwrap() > 0.0);
+    let results = object["results"].as_array().unwrap();
+    let cells: Vec<_> = results
+        .iter()
+        .map(|r| (&r["task"], ["tokens", "sequences", "depth"].map(|key| r[key].as_u64().unwrap())))
+        .collect();
+    let generation = Value::from("generation");
+    let wanted = [
+        (&Value::from("prompt"), [16, 1, 0]),
+        (&generation, [4, 1, 0]),
+        (&generation, [4, 1, 64]),
+        (&generation, [4, 2, 0]),
+        (&generation, [4, 2, 64]),
+    ];
+    assert_eq!(cells, wanted);
+    for result in results {
+        assert_eq!(result["runs"].as_array().unwrap().len(), 2);
+        assert!(result["tokens_per_second"].as_f64().unwrap() > 0.0);
+        let reads = result["gigabytes_per_second"].as_f64().is_some_and(|rate| rate > 0.0);
+        assert_eq!(reads, result["task"] == "generation");
+    }
+    let left_out = object["left_out"].to_string();
+    assert!(left_out.contains("999") && left_out.contains("512"), "{left_out}");
+
+    let table = stdout(&args);
+    assert_eq!(table.lines().filter(|line| line.starts_with("generation")).count(), 4, "{table}");
+    assert!(table.contains("left out: prompt of 999 tokens"), "{table}");
+    let csv = stdout(&[&args[..], &["--csv", "--kernels", "scalar", "--threads", "1"]].concat());
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len(), 6);
+    assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{csv}");
+    assert!(rows[1..].iter().all(|row| row[4..6] == ["scalar", "1"]), "{csv}");
+}
+
+#[test]
+fn bench_leaves_out_what_is_over_the_memory_allowed() {
+    let args = [
+        "bench",
+        model(),
+        "--prompt",
+        "8",
+        "--batch",
+        "1,200",
+        "--depth",
+        "0",
+        "--max-memory",
+        "20",
+    ];
+    let object: Value =
+        serde_json::from_str(&stdout(&[&args[..], &["--json", "--repeat", "1"]].concat())).unwrap();
+    assert_eq!(object["results"].as_array().unwrap().len(), 2);
+    assert!(object["left_out"].to_string().contains("200 x"), "{object}");
+}
+
+#[test]
+fn kernels_names_a_table_for_every_format() {
+    let object: Value = serde_json::from_str(&stdout(&["kernels", "--json"])).unwrap();
+    let formats = object["formats"].as_object().unwrap();
+    let table = stdout(&["kernels"]);
+    for format in pith::quant::Format::ALL {
+        assert_eq!(formats[format.name()]["scalar"], "scalar");
+        assert!(formats[format.name()][object["chosen"].as_str().unwrap()].is_string());
+        assert!(table.lines().any(|line| line.starts_with(format.name())), "{table}");
+    }
+    let available = object["kernels"].as_array().unwrap().iter();
+    let available = available.filter(|table| table["available"] == true).count();
+    assert_eq!(available, formats["F32"].as_object().unwrap().len());
+}
