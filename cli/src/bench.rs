@@ -14,6 +14,8 @@ use crate::{End, catch_interrupts, generate::Place, interrupted, progress::Bar};
 const FILL: usize = 256;
 /// Ceiling on a measurement's memory where `--max-memory` says none, in bytes.
 const MAX_MEMORY: u64 = 1 << 30;
+/// The most of anything that is asked for.
+const MAX_COUNT: usize = 1 << 16;
 
 /// Measure how fast a model runs on this machine
 ///
@@ -33,34 +35,35 @@ pub struct Args {
     model: PathBuf,
     /// Lengths of the prompts
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128,512")]
-    #[arg(value_parser = at_least_one)]
+    #[arg(value_parser = count)]
     prompt: Vec<usize>,
     /// Tokens in the context when generation begins; left out where the context is shorter
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,1024,4096")]
     depth: Vec<usize>,
     /// Sequences that generate together
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,16")]
-    #[arg(value_parser = at_least_one)]
+    #[arg(value_parser = count)]
     batch: Vec<usize>,
     /// Tokens that each sequence generates in a run
     #[arg(short, long = "tokens", value_name = "N", default_value_t = 32)]
-    #[arg(value_parser = at_least_one)]
+    #[arg(value_parser = count)]
     n: usize,
     /// Runs that are counted
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
     repeat: usize,
-    #[command(flatten)]
-    place: Place,
     /// Print one JSON object
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// Print comma-separated values
     #[arg(long)]
     csv: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "wanted a number from 1 on".to_owned())
+fn count(text: &str) -> std::result::Result<usize, String> {
+    let number = text.parse().ok().filter(|n| (1..=MAX_COUNT).contains(n));
+    number.ok_or_else(|| format!("wanted a number from 1 to {MAX_COUNT}"))
 }
 
 /// What is measured.
@@ -251,7 +254,7 @@ impl<'a> Bench<'a> {
     /// and a session for them.
     fn fitting(&mut self, mut cells: Vec<Cell>) -> Result<Option<(Session<'a>, Vec<Cell>)>> {
         while let Some(&last) = cells.last() {
-            let n_ctx = last.depth + last.n_tokens;
+            let n_ctx = last.depth.saturating_add(last.n_tokens);
             let why = match self.n_ctx() {
                 most if n_ctx > most => format!("the context holds {most} tokens"),
                 _ => match self.session(last.n_seq, n_ctx) {

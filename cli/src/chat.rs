@@ -31,13 +31,13 @@ pub struct Args {
     /// Text of a system turn before the first user turn
     #[arg(short, long, value_name = "TEXT")]
     system: Option<String>,
+    /// Print timings on standard error at the end
+    #[arg(long)]
+    timings: bool,
     #[command(flatten)]
     sampling: Sampling,
     #[command(flatten)]
     place: Place,
-    /// Print timings on standard error at the end
-    #[arg(long)]
-    timings: bool,
 }
 
 /// Where user turns come from.

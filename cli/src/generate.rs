@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::{interrupted, memory::Peak, progress::Bar, stops::Stops};
 
-/// Ids of a prompt that are evaluated between two looks at Ctrl-C.
-const PROMPT_PIECE: usize = 256;
+/// Ids of a prompt from which on there is a bar; fewer are read in a moment.
+const BAR_FROM: usize = 256;
 /// Generated ids between two looks at this process's memory.
 const MEMORY_EVERY: usize = 64;
 
@@ -249,9 +249,10 @@ impl<'m> Writer<'m> {
         self.session.truncate(0, keep);
         let began = Instant::now();
         let new = &ids[keep..];
-        let mut bar = (new.len() > PROMPT_PIECE).then(Bar::tokens);
+        let mut bar = (new.len() >= BAR_FROM).then(Bar::tokens);
         let mut done = 0;
-        for piece in new.chunks(PROMPT_PIECE) {
+        // A look at Ctrl-C before every step that the session makes of them.
+        for piece in new.chunks(Options::default().n_batch) {
             if interrupted() {
                 break;
             }

@@ -40,11 +40,11 @@ pub struct Args {
     /// Also the tokenizer: kind, special tokens, first entries
     #[arg(long)]
     tokenizer: bool,
-    #[command(flatten)]
-    place: Place,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Runs the command.

@@ -35,10 +35,6 @@ pub struct Args {
     model: PathBuf,
     #[command(flatten)]
     prompt: Prompt,
-    #[command(flatten)]
-    sampling: Sampling,
-    #[command(flatten)]
-    place: Place,
     /// When the context is full
     #[arg(long, value_enum, default_value_t = OnFull::Error)]
     on_full: OnFull,
@@ -48,6 +44,10 @@ pub struct Args {
     /// Print one JSON object (text, ids, timings) at the end instead of text as it comes
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(clap::Args)]

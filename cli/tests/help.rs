@@ -36,5 +36,9 @@ fn unknown_arguments_are_usage_errors() {
         let output = pith(&[&["run", "model.gguf", "--prompt", "x"][..], &bad].concat());
         assert_eq!(output.status.code(), Some(2), "{bad:?}");
     }
+    for bad in [["--batch", "0"], ["--repeat", "0"], ["--prompt", "1,x"], ["--batch", "65537"]] {
+        let output = pith(&[&["bench", "model.gguf"][..], &bad].concat());
+        assert_eq!(output.status.code(), Some(2), "{bad:?}");
+    }
     assert_eq!(pith(&["juggle"]).status.code(), Some(2));
 }

@@ -20,7 +20,7 @@ const STREAMS: usize = 4;
 /// several passes. A small file is then read from the caches, as its weights are when it runs.
 pub fn read_bandwidth(bytes: &[u8], n_threads: usize) -> f64 {
     let bytes = &bytes[..bytes.len().min(MAX_BYTES)];
-    let rounds = (MIN_PASS / bytes.len().max(1)).max(1);
+    let rounds = (MIN_PASS / bytes.len().max(1 << 16)).max(1);
     let part = bytes.len().div_ceil(n_threads).max(1);
     let start = Instant::now();
     let mut best = Duration::MAX;
