@@ -28,7 +28,7 @@ fn fraction(outcome: &Outcome, read: f64) -> Option<f64> {
 
 fn table(results: &Results) -> String {
     let mut out = format!(
-        "{}, kernels {}, {} threads, which read {:.1} GB/s\n\n",
+        "{}, kernels {}, threads {}, reading at most {:.1} GB/s\n\n",
         results.model,
         results.kernels,
         results.n_threads,
