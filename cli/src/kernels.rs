@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> Result<End> {
 fn table() -> String {
     let available = Kernels::available();
     let mut lines = vec![format!("Kernels of this build for {}:", std::env::consts::ARCH)];
-    lines.extend(Kernels::built().iter().map(|&name| {
+    lines.extend(Kernels::built().map(|name| {
         let what = match Kernels::by_name(name) {
             None => "not on this CPU",
             Some(_) if name == Kernels::best().name() => "runs here, chosen",
@@ -57,8 +57,7 @@ fn table() -> String {
 
 fn json() -> Value {
     let tables: Vec<Value> = Kernels::built()
-        .iter()
-        .map(|&name| json!({"name": name, "available": Kernels::by_name(name).is_some()}))
+        .map(|name| json!({"name": name, "available": Kernels::by_name(name).is_some()}))
         .collect();
     let product = |format: Format| -> Map<String, Value> {
         let of = |table: &&Kernels| (table.name().to_owned(), table.product(format).into());
