@@ -1,11 +1,14 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
 //! rayon owns the threads. A step of the model is one parallel region ([`Team::step`]): helpers
-//! spin for its jobs, and go to sleep when there has been no step for a while. Each job is a matrix
-//! cut into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes
-//! tiles too, and waits only for tiles that somebody has already begun, so a helper that the system
-//! has put to sleep can't hold a job or a step up. Which thread fills a tile never changes what is
-//! in it.
+//! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
+//! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
+//! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
+//! changes what is in it.
+//!
+//! Where other processes want the cores too, nobody keeps one for waiting: an idle helper offers
+//! its core again and again while it spins, and whoever has waited for long sleeps, caller and
+//! helper alike, so that the system moves the thread that is waited for to the core that is free.
 #![allow(unsafe_code)]
 
 use std::{
@@ -14,17 +17,17 @@ use std::{
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, AtomicUsize, Ordering::*},
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*},
     },
     thread,
 };
 
 use crate::{Error, Result};
 
-/// Spins before a waiting thread lets others run: 50 us or more, longer than the gap between jobs
-/// and than most gaps between the steps of one text.
-const SPINS: usize = 4000;
+/// Rounds of [`spin`] before a waiting thread sleeps: some 200 us, longer than the gap between jobs
+/// and than most gaps between the steps of one text, much shorter than a time slice.
+const ROUNDS: usize = 200;
 
 /// Threads for the steps of one model.
 pub struct Team {
@@ -66,23 +69,16 @@ impl Team {
 
     /// One parallel region: runs `f` on this thread, with the others at hand for its jobs.
     pub fn step<R>(&self, f: impl FnOnce(&Region<'_>) -> R) -> R {
-        // Ends the step on return and on panic.
-        struct Step<'a>(&'a Shared);
-        impl Drop for Step<'_> {
-            fn drop(&mut self) {
-                self.0.steps.fetch_sub(1, Release);
-            }
-        }
-        self.shared.begin();
-        let _step = Step(&self.shared);
+        // Early, so that helpers that sleep are there for the first job.
+        self.shared.call();
         f(&Region { n_threads: self.n_threads, shared: &self.shared })
     }
 }
 
 impl Drop for Team {
     fn drop(&mut self) {
-        *self.shared.lock() = true;
-        self.shared.wake.notify_all();
+        self.shared.over.store(true, SeqCst);
+        self.shared.helpers.wake();
     }
 }
 
@@ -96,52 +92,31 @@ struct Shared {
     epoch: AtomicUsize,
     /// Helpers that may be looking at `job`.
     visitors: AtomicUsize,
-    /// Steps in progress.
-    steps: AtomicUsize,
-    /// Helpers that sleep or are about to.
-    sleepers: AtomicUsize,
-    /// Whether the team is gone; locked by those who go to sleep.
-    over: Mutex<bool>,
-    wake: Condvar,
+    /// Whether the team is gone.
+    over: AtomicBool,
+    /// Where helpers sleep when there are no jobs.
+    helpers: Bed,
+    /// Where callers sleep when their job's last tiles take long.
+    callers: Bed,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins a step, and wakes the helpers that sleep.
-    fn begin(&self) {
-        // The step is counted first and sleepers are looked for then; a helper does the reverse
-        // (sequentially consistent on both sides), so one of the two sees the other. The lock
-        // keeps the call from falling between a helper's last look and its sleep.
-        self.steps.fetch_add(1, SeqCst);
-        if self.sleepers.load(SeqCst) != 0 {
-            drop(self.lock());
-            self.wake.notify_all();
-        }
+    /// Has the helpers look at `job`.
+    fn call(&self) {
+        self.epoch.fetch_add(1, SeqCst);
+        self.helpers.wake();
     }
 
     /// A helper's life.
     fn help(&self, worker: usize) {
-        let (mut seen, mut idle) = (0, 0);
-        loop {
+        let mut seen = 0;
+        while !self.over.load(Relaxed) {
             let epoch = self.epoch.load(Acquire);
             if epoch != seen {
-                (seen, idle) = (epoch, 0);
+                seen = epoch;
                 self.visit(worker);
-                continue;
-            }
-            idle += 1;
-            if idle < SPINS {
-                hint::spin_loop();
-            } else if self.steps.load(Acquire) != 0 {
-                thread::yield_now();
-            } else {
-                if self.sleep() {
-                    return;
-                }
-                idle = 0;
+            } else if !spin(thread::yield_now, || self.epoch.load(Relaxed) != seen) {
+                self.helpers.sleep(|| self.epoch.load(SeqCst) != seen || self.over.load(SeqCst));
             }
         }
     }
@@ -158,18 +133,69 @@ impl Shared {
             // withdrawn it and seen no visitors.
             unsafe { &*job }.work(worker);
         }
-        self.visitors.fetch_sub(1, Release);
+        if self.visitors.fetch_sub(1, SeqCst) == 1 {
+            self.callers.wake();
+        }
     }
 
-    /// Sleeps until there is a step; true if the team is gone.
-    fn sleep(&self) -> bool {
-        let mut over = self.lock();
-        self.sleepers.fetch_add(1, SeqCst);
-        while self.steps.load(SeqCst) == 0 && !*over {
-            over = self.wake.wait(over).unwrap_or_else(PoisonError::into_inner);
+    /// Waits until no helper is looking at a job.
+    fn wait(&self) {
+        let none = || self.visitors.load(SeqCst) == 0;
+        // The caller doesn't offer its core: what it waits for is a tile at most.
+        if !spin(|| (), none) {
+            self.callers.sleep(none);
         }
-        self.sleepers.fetch_sub(1, Relaxed);
-        *over
+    }
+}
+
+/// Waits some 200 us for `done`, with a call of `between` every microsecond; false if in vain.
+fn spin(between: impl Fn(), done: impl Fn() -> bool) -> bool {
+    for _ in 0..ROUNDS {
+        for _ in 0..64 {
+            if done() {
+                return true;
+            }
+            hint::spin_loop();
+        }
+        between();
+    }
+    false
+}
+
+/// Where threads sleep until others have changed something.
+#[derive(Default)]
+struct Bed {
+    /// Whether there may be a sleeper; set under the lock.
+    taken: AtomicBool,
+    lock: Mutex<()>,
+    alarm: Condvar,
+}
+
+impl Bed {
+    /// Sleeps until `done`, which reads with sequential consistency what is changed before a
+    /// [`Bed::wake`].
+    fn sleep(&self, done: impl Fn() -> bool) {
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // The bed is taken first and the change looked for then; who wakes does the reverse
+            // (sequentially consistent on both sides), so one of the two sees the other.
+            self.taken.store(true, SeqCst);
+            if done() {
+                return;
+            }
+            guard = self.alarm.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Wakes all sleepers, after a sequentially consistent change. Costs a load if there are none.
+    fn wake(&self) {
+        if self.taken.load(SeqCst) {
+            // The lock keeps the alarm from falling between a sleeper's look and its sleep.
+            let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.taken.store(false, Relaxed);
+            drop(guard);
+            self.alarm.notify_all();
+        }
     }
 }
 
@@ -242,14 +268,10 @@ impl Region<'_> {
         };
         let published = (&raw const job).cast_mut();
         self.shared.job.store(published, SeqCst);
-        self.shared.epoch.fetch_add(1, Release);
+        self.shared.call();
         job.work(0);
         self.shared.job.store(std::ptr::null_mut(), SeqCst);
-        let mut spins = 0;
-        while self.shared.visitors.load(SeqCst) != 0 {
-            spins += 1;
-            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
-        }
+        self.shared.wait();
         let panic = job.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -429,7 +451,7 @@ impl<T> Tile<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 
@@ -519,7 +541,25 @@ mod tests {
         for _ in 0..300 {
             check(&team, 7, 7, (2, 2), 0);
             // Helpers sleep by the next round, or are about to.
-            thread::sleep(Duration::from_micros(300));
+            thread::sleep(Duration::from_micros(400));
+        }
+    }
+
+    #[test]
+    fn callers_sleep_until_the_last_tile_is_filled() {
+        let team = Team::new(3).unwrap();
+        for _ in 0..50 {
+            let mut data = vec![0u8; 8];
+            team.step(|region| {
+                region.tiles(Mat::new(&mut data, 1, 8, 8), 1, 1, |worker, mut tile| {
+                    // The caller is done early; helpers take longer than it spins.
+                    if worker != 0 {
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                    tile.row_mut(0).fill(1);
+                });
+            });
+            assert_eq!(data, [1; 8]);
         }
     }
 
