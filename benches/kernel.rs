@@ -15,7 +15,6 @@ use pith::{
     quant::Format,
     team::Mat,
 };
-use pith_models::{Act, Pairing};
 
 /// Rows of a matrix, and weights of a row.
 const N: usize = 2048;
@@ -85,35 +84,13 @@ fn ops(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("{}/op", kernels.name()));
         group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
         group.sample_size(20);
-        let (x, y) = (values(N), values(N));
+        let x = values(N);
         let mut out = vec![0.0; N];
         let mut groups = vec![A8::ZERO; N / 256];
-        let mut halves = vec![0; N];
-        kernels.to_f16(&x, &mut halves);
         group.throughput(Throughput::Elements(N as u64));
         group.bench_function("quantize", |b| {
             b.iter(|| kernels.quantize(black_box(&x), &mut groups));
         });
-        group.bench_function("rms_norm", |b| {
-            b.iter(|| kernels.rms_norm(black_box(&x), Some(&y), 1e-5, &mut out));
-        });
-        group.bench_function("layer_norm", |b| {
-            b.iter(|| kernels.layer_norm(black_box(&x), Some(&y), Some(&y), 1e-5, &mut out));
-        });
-        for act in [Act::Silu, Act::GeluTanh, Act::GeluErf] {
-            group.bench_function(format!("gate {}", act.name()), |b| {
-                b.iter(|| kernels.gate(act, black_box(&x), &y, &mut out));
-            });
-        }
-        group.bench_function("rope half", |b| {
-            let (cos, sin) = (&y[..N / 2], &y[N / 2..]);
-            b.iter(|| kernels.rope(Pairing::Half, black_box(&mut out), cos, sin));
-        });
-        group.bench_function("to_f16", |b| b.iter(|| kernels.to_f16(black_box(&x), &mut halves)));
-        group.bench_function("from_f16", |b| {
-            b.iter(|| kernels.from_f16(black_box(&halves), &mut out));
-        });
-
         let (head_dim, n_heads) = (64, HEADS);
         let (keys, rows) = (values(CHUNK * head_dim), values(CHUNK * head_dim));
         let (mut key_halves, mut row_halves) = (vec![0; keys.len()], vec![0; rows.len()]);
