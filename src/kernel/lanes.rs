@@ -66,16 +66,22 @@ fn each2(x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
     }
 }
 
+/// out = f(x, y), in one pass: a row's values are loaded and stored once.
+#[inline(always)]
+fn map2(x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+        *out = f(*x, *y);
+    }
+}
+
 /// x / sqrt(mean(x^2) + eps) * weight.
 #[inline(always)]
 pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]) {
     let mean = sum(x, |x| x * x) / x.len() as f32;
     let scale = 1.0 / (mean + eps).sqrt();
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x * scale;
-    }
-    if let Some(weight) = weight {
-        each2(out, weight, |out, w| out * w);
+    match weight {
+        Some(weight) => map2(x, weight, out, |x, w| x * scale * w),
+        None => map2(x, x, out, |x, _| x * scale),
     }
 }
 
@@ -92,11 +98,9 @@ pub fn layer_norm(
     let mean = sum(x, |x| x) / n;
     let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
     let scale = 1.0 / (variance + eps).sqrt();
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = (x - mean) * scale;
-    }
-    if let Some(weight) = weight {
-        each2(out, weight, |out, w| out * w);
+    match weight {
+        Some(weight) => map2(x, weight, out, |x, w| (x - mean) * scale * w),
+        None => map2(x, x, out, |x, _| (x - mean) * scale),
     }
     if let Some(bias) = bias {
         each2(out, bias, |out, b| out + b);
@@ -117,9 +121,12 @@ pub fn activate(act: Act, x: &mut [f32]) {
 /// out = act(gate) * up.
 #[inline(always)]
 pub fn gate(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    out.copy_from_slice(gate);
-    activate(act, out);
-    each2(out, up, |out, up| out * up);
+    match act {
+        Act::GeluTanh => map2(gate, up, out, |x, up| math::gelu_tanh(x) * up),
+        Act::GeluErf => map2(gate, up, out, |x, up| math::gelu_erf(x) * up),
+        Act::Relu => map2(gate, up, out, |x, up| math::relu(x) * up),
+        Act::Silu => map2(gate, up, out, |x, up| math::silu(x) * up),
+    }
 }
 
 /// x = cap * tanh(x / cap).
