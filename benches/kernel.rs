@@ -1,5 +1,5 @@
-//! Speed of the kernels, table by table: products of a 2048 x 2048 matrix with 1, 4, 8, 16 and 64 tokens
-//! in every format, and the other ops of a step at the sizes of a small model. Throughput is in
+//! Speed of the kernels, table by table: products of a 2048 x 2048 matrix with 1, 4, 8, 16 and 64
+//! tokens in every format, and what quantizes and attends; `ops` has the elementwise ops. Throughput is in
 //! elements: multiplications for products, values elsewhere.
 //!
 //! `cargo bench --bench kernel -- avx2/Q4_K` runs what contains the given text.

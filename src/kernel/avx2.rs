@@ -17,7 +17,7 @@ use super::{
     scalar,
     x86::{dot::Avx2, overlay, products, ymm::Ymm},
 };
-use crate::{quant::Format, team::Tile};
+use crate::quant::Format;
 
 /// The AVX2 table.
 pub const TABLE: Kernels = Kernels {
@@ -111,12 +111,4 @@ fn from_f16(x: &[u16], out: &mut [f32]) {
     }
     // SAFETY: the scalar table needs no CPU feature.
     unsafe { (scalar::TABLE.from_f16)(rest, rest_out) }
-}
-
-/// Stores the products of row `r` with N tokens from `t` on.
-#[inline]
-fn store<const N: usize>(out: &mut Tile<'_, f32>, t: usize, r: usize, values: [f32; N]) {
-    for (i, value) in values.into_iter().enumerate() {
-        out.row_mut(t + i)[r] = value;
-    }
 }

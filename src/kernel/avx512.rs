@@ -2,6 +2,8 @@
 //! in rows with 256-bit vectors, where decoding a weight is most of the work.
 #![allow(unsafe_code)]
 
+mod floats;
+
 use pith_models::{Act, Pairing};
 
 use super::{
@@ -9,11 +11,18 @@ use super::{
     panels::multiply,
     x86::{dot::Avx512Vnni, overlay, products, ymm::Ymm, zmm::Zmm},
 };
+use crate::quant::Format;
 
 /// The AVX-512 table.
 pub const TABLE: Kernels = Kernels {
     name: "avx512",
-    matmul: overlay!(avx2::TABLE.matmul),
+    matmul: {
+        let mut matmul = avx2::TABLE.matmul;
+        matmul[Format::F32.index()] = floats::matmul::<floats::F32>;
+        matmul[Format::F16.index()] = floats::matmul::<floats::F16>;
+        matmul[Format::BF16.index()] = floats::matmul::<floats::BF16>;
+        overlay!(matmul)
+    },
     quantize,
     quantize_panel,
     rms_norm,

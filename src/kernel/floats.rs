@@ -405,7 +405,7 @@ mod tests {
                     let product = |kernels: &Kernels| {
                         let mut out = vec![f32::NAN; n_tokens * n_rows];
                         let mut mat = Mat::new(&mut out, n_tokens, n_rows, n_rows);
-                        kernels.matmul(format, &w, n_in, Input::F32(&x), &mut mat.tile());
+                        kernels.matmul(format, &w, n_in, Input::F32(&x), &mut [], &mut mat.tile());
                         out
                     };
                     let wanted = product(scalar);

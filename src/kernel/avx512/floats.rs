@@ -7,6 +7,7 @@ use super::super::{
     Input,
     floats::{self, Float, Kind, Vector},
     lanes::LANES,
+    unpack::Group,
 };
 use crate::team::Tile;
 
@@ -87,7 +88,13 @@ impl Vector for Zmm {
 /// # Safety
 /// The lengths are as `Kernels::matmul` checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,f16c")]
-pub unsafe fn matmul<F: Float>(w: &[u8], n_in: usize, x: Input<'_>, out: &mut Tile<'_, f32>) {
+pub unsafe fn matmul<F: Float>(
+    w: &[u8],
+    n_in: usize,
+    x: Input<'_>,
+    _: &mut [Group],
+    out: &mut Tile<'_, f32>,
+) {
     // SAFETY: this function has the instruction set; lengths by its contract.
     unsafe { floats::matmul::<Zmm, F, 1, 4>(w, n_in, x, out) }
 }
