@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::str::FromStr;
 use std::sync::Once;
 
 use llama_cpp_sys_2 as sys;
@@ -141,6 +142,47 @@ impl Drop for Model {
         // SAFETY: made by llama_model_load_from_file, freed once; contexts borrow it, so none is
         // left.
         unsafe { sys::llama_model_free(self.model.as_ptr()) }
+    }
+}
+
+/// The mixes of formats that llama.cpp's quantizer is asked for here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileType(sys::llama_ftype);
+
+impl FromStr for FileType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<FileType> {
+        Ok(FileType(match name {
+            "F16" => sys::LLAMA_FTYPE_MOSTLY_F16,
+            "Q4_0" => sys::LLAMA_FTYPE_MOSTLY_Q4_0,
+            "Q4_1" => sys::LLAMA_FTYPE_MOSTLY_Q4_1,
+            "Q4_K_M" => sys::LLAMA_FTYPE_MOSTLY_Q4_K_M,
+            "Q6_K" => sys::LLAMA_FTYPE_MOSTLY_Q6_K,
+            "Q8_0" => sys::LLAMA_FTYPE_MOSTLY_Q8_0,
+            _ => return Err(format!("{name}: no type that quantize knows")),
+        }))
+    }
+}
+
+/// Writes `source` as `target`, its matrices in other formats; those that are quantized already are
+/// decoded first.
+pub fn quantize(source: &Path, target: &Path, of: FileType, n_threads: usize) -> Result<()> {
+    init();
+    let c_path = |path: &Path| {
+        CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())
+    };
+    let (c_source, c_target) = (c_path(source)?, c_path(target)?);
+    // SAFETY: returns plain data.
+    let mut params = unsafe { sys::llama_model_quantize_default_params() };
+    params.ftype = of.0;
+    params.nthread = i32::try_from(n_threads).map_err(|e| e.to_string())?;
+    params.allow_requantize = true;
+    // SAFETY: paths are NUL-terminated and outlive the call; params are the defaults but for plain
+    // fields.
+    match unsafe { sys::llama_model_quantize(c_source.as_ptr(), c_target.as_ptr(), &params) } {
+        0 => Ok(()),
+        status => Err(format!("llama.cpp cannot quantize {}: {status}", source.display())),
     }
 }
 
