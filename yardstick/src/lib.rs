@@ -22,7 +22,17 @@
 //! | [`args`] | the programs' command lines |
 
 pub mod args;
+pub mod cycles;
 pub mod ggml;
+pub mod limits;
 pub mod llama;
+pub mod machine;
+pub mod mul_mat;
+pub mod ours;
+pub mod pool;
+pub mod products;
+pub mod results;
 pub mod score;
 pub mod speed;
+pub mod stats;
+pub mod untiled;

@@ -15,8 +15,8 @@ pub type Result<T> = std::result::Result<T, String>;
 
 extern "C" fn discard(_: sys::ggml_log_level, _: *const c_char, _: *mut c_void) {}
 
-/// Starts the backend once and silences its log.
-fn init() {
+/// Starts the backend once and silences its log, ggml's too.
+pub fn init() {
     static INIT: Once = Once::new();
     // SAFETY: called once, before any other call; `discard` lives as long as the program.
     INIT.call_once(|| unsafe {
@@ -169,9 +169,8 @@ impl FromStr for FileType {
 /// decoded first.
 pub fn quantize(source: &Path, target: &Path, of: FileType, n_threads: usize) -> Result<()> {
     init();
-    let c_path = |path: &Path| {
-        CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())
-    };
+    let c_path =
+        |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string());
     let (c_source, c_target) = (c_path(source)?, c_path(target)?);
     // SAFETY: returns plain data.
     let mut params = unsafe { sys::llama_model_quantize_default_params() };
