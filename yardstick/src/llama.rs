@@ -10,6 +10,8 @@ use std::sync::Once;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::pool::Pool;
+
 /// Why llama.cpp did not do it.
 pub type Result<T> = std::result::Result<T, String>;
 
@@ -92,8 +94,9 @@ impl Model {
     /// `parse_special` reads special tokens in the text as such.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
         let len = i32::try_from(text.len()).map_err(|_| "text over 2 GiB".to_string())?;
-        // A token is at least a byte long, save for the special ones and a space put in front.
-        let mut ids = vec![0 as sys::llama_token; text.len() + 8];
+        // A token is at least a byte long, save for the special ones and a space put in front; but a
+        // vocabulary without words spells SentencePiece's mark for a space in three.
+        let mut ids = vec![0 as sys::llama_token; 3 * text.len() + 8];
         let room = i32::try_from(ids.len()).map_err(|_| "text over 2 GiB".to_string())?;
         // SAFETY: reads `len` bytes of text, writes at most `room` ids.
         let n = unsafe {
@@ -113,17 +116,30 @@ impl Model {
 
     /// A context for one sequence of at most `n_ctx` tokens, which it can take at once.
     pub fn context(&self, n_ctx: usize, n_threads: usize) -> Result<Context<'_>> {
-        let (n_ctx, n_threads) = match (u32::try_from(n_ctx), i32::try_from(n_threads)) {
-            (Ok(n_ctx), Ok(n_threads)) if n_ctx > 0 && n_threads > 0 => (n_ctx, n_threads),
-            _ => return Err(format!("a context of {n_ctx} tokens with {n_threads} threads")),
-        };
+        self.batch_context(1, n_ctx, n_threads)
+    }
+
+    /// A context for `n_seq` sequences of at most `n_ctx` tokens each, with a pool of threads of its
+    /// own. Sequences have caches apart, which is faster than one for all.
+    pub fn batch_context(
+        &self,
+        n_seq: usize,
+        n_ctx: usize,
+        n_threads: usize,
+    ) -> Result<Context<'_>> {
+        let fault = || format!("{n_seq} sequences of {n_ctx} tokens with {n_threads} threads");
+        let number = |n: usize| u32::try_from(n).ok().filter(|&n| n > 0).ok_or_else(fault);
+        // llama.cpp rounds each sequence's part up to 256 itself, but not the whole.
+        let n_all = number(n_seq.saturating_mul(n_ctx.next_multiple_of(256)))?;
+        let n_threads = i32::try_from(number(n_threads)?).map_err(|_| fault())?;
+        let pool = Pool::new(n_threads as usize)?;
         // SAFETY: returns plain data.
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = n_ctx;
-        params.n_batch = n_ctx;
+        params.n_ctx = n_all;
+        params.n_batch = number(n_ctx.max(n_seq))?;
         // n_ubatch stays at llama.cpp's default of 512, as its own measurements have it.
-        params.n_ubatch = params.n_ubatch.min(n_ctx);
-        params.n_seq_max = 1;
+        params.n_ubatch = params.n_ubatch.min(params.n_batch);
+        params.n_seq_max = number(n_seq)?;
         params.n_threads = n_threads;
         params.n_threads_batch = n_threads;
         params.no_perf = true;
@@ -131,9 +147,12 @@ impl Model {
         let context = unsafe { sys::llama_init_from_model(self.model.as_ptr(), params) };
         let context =
             NonNull::new(context).ok_or_else(|| "llama.cpp cannot make a context".to_string())?;
-        let n_ctx = n_ctx as usize;
-        let n_vocab = self.n_vocab();
-        Ok(Context { context, n_ctx, n_past: 0, n_vocab, model: PhantomData })
+        // SAFETY: both are valid; the pool outlives the context, as `Context` frees it last.
+        unsafe {
+            sys::llama_attach_threadpool(context.as_ptr(), pool.as_ptr(), std::ptr::null_mut());
+        }
+        let (n_past, n_vocab) = (vec![0; n_seq], self.n_vocab());
+        Ok(Context { context, n_ctx, n_past, n_vocab, pool, model: PhantomData })
     }
 }
 
@@ -194,19 +213,31 @@ pub enum Logits {
     Last,
 }
 
-/// One sequence and its KV cache.
+/// Sequences and their KV cache.
 pub struct Context<'m> {
     context: NonNull<sys::llama_context>,
     n_ctx: usize,
-    n_past: usize,
+    /// Tokens that each sequence holds.
+    n_past: Vec<usize>,
     n_vocab: usize,
+    pool: Pool,
     model: PhantomData<&'m Model>,
 }
 
 impl Context<'_> {
-    /// Tokens that the context holds.
+    /// Tokens that a sequence can hold.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
+    }
+
+    /// Sequences.
+    pub fn n_seq(&self) -> usize {
+        self.n_past.len()
+    }
+
+    /// Tokens that sequence `seq` holds.
+    pub fn len(&self, seq: usize) -> usize {
+        self.n_past[seq]
     }
 
     /// Numbers in a row of logits.
@@ -218,35 +249,60 @@ impl Context<'_> {
     pub fn clear(&mut self) {
         // SAFETY: the context is valid.
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.context.as_ptr()), true) };
-        self.n_past = 0;
+        self.n_past.fill(0);
     }
 
-    /// Appends `ids` to the sequence in one call; returns the logits asked for,
+    /// Forgets the tokens of a sequence from position `len` on.
+    pub fn truncate(&mut self, seq: usize, len: usize) -> Result<()> {
+        if len >= self.n_past[seq] {
+            return Ok(());
+        }
+        let number = |n: usize| i32::try_from(n).map_err(|e| e.to_string());
+        let (id, from) = (number(seq)?, number(len)?);
+        // SAFETY: the context is valid.
+        let done = unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            sys::llama_memory_seq_rm(memory, id, from, -1)
+        };
+        self.n_past[seq] = len;
+        if done { Ok(()) } else { Err("llama.cpp cannot truncate its cache".to_string()) }
+    }
+
+    /// Appends `ids` to sequence 0 in one call; returns the logits asked for,
     /// `[n_ids or 1, n_vocab]`.
     pub fn decode(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
-        if ids.is_empty() || self.n_past + ids.len() > self.n_ctx {
-            return Err(format!(
-                "{} tokens after {} in a context of {}",
-                ids.len(),
-                self.n_past,
-                self.n_ctx
-            ));
+        let tokens: Vec<(usize, u32)> = ids.iter().map(|&id| (0, id)).collect();
+        self.decode_batch(&tokens, logits)
+    }
+
+    /// Appends ids to sequences in one call, each given as its sequence and itself; returns the
+    /// logits asked for, `[n_tokens or 1, n_vocab]`.
+    pub fn decode_batch(&mut self, tokens: &[(usize, u32)], logits: Logits) -> Result<&[f32]> {
+        let n = tokens.len();
+        let mut n_past = self.n_past.clone();
+        let mut ids: Vec<sys::llama_token> = Vec::with_capacity(n);
+        let mut positions: Vec<sys::llama_pos> = Vec::with_capacity(n);
+        let mut sequences: Vec<sys::llama_seq_id> = Vec::with_capacity(n);
+        for &(seq, id) in tokens {
+            let past = n_past.get_mut(seq).ok_or_else(|| format!("no sequence {seq}"))?;
+            if id as usize >= self.n_vocab || *past >= self.n_ctx {
+                let (n_vocab, n_ctx) = (self.n_vocab, self.n_ctx);
+                return Err(format!("id {id} of {n_vocab} at position {past} of {n_ctx}"));
+            }
+            // All fit i32: llama.cpp's own counts of the vocabulary, positions and sequences did.
+            ids.push(id as i32);
+            positions.push(*past as i32);
+            sequences.push(seq as i32);
+            *past += 1;
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.n_vocab) {
-            return Err(format!("id {id} in a vocabulary of {}", self.n_vocab));
-        }
-        // All vectors are as long as the batch, which fits i32, as n_ctx did.
-        let mut tokens: Vec<sys::llama_token> = ids.iter().map(|&id| id as i32).collect();
-        let mut positions: Vec<sys::llama_pos> =
-            (self.n_past..self.n_past + ids.len()).map(|pos| pos as i32).collect();
-        let mut n_seq_ids = vec![1; ids.len()];
-        let mut sequence: sys::llama_seq_id = 0;
-        let mut seq_ids: Vec<*mut sys::llama_seq_id> = vec![&raw mut sequence; ids.len()];
-        let mut wanted = vec![i8::from(logits == Logits::All); ids.len()];
-        wanted[ids.len() - 1] = 1;
+        let mut n_seq_ids = vec![1; n];
+        let mut seq_ids: Vec<*mut sys::llama_seq_id> =
+            sequences.iter_mut().map(|seq| &raw mut *seq).collect();
+        let mut wanted = vec![i8::from(logits == Logits::All); n];
+        *wanted.last_mut().ok_or("no tokens")? = 1;
         let batch = sys::llama_batch {
-            n_tokens: ids.len() as i32,
-            token: tokens.as_mut_ptr(),
+            n_tokens: n as i32,
+            token: ids.as_mut_ptr(),
             embd: std::ptr::null_mut(),
             pos: positions.as_mut_ptr(),
             n_seq_id: n_seq_ids.as_mut_ptr(),
@@ -254,13 +310,13 @@ impl Context<'_> {
             logits: wanted.as_mut_ptr(),
         };
         // SAFETY: every array of the batch has n_tokens entries and outlives the call; ids are
-        // below n_vocab and the batch fits the context, both checked above.
+        // below n_vocab and positions fit the context, both checked above.
         let status = unsafe { sys::llama_decode(self.context.as_ptr(), batch) };
         if status != 0 {
             return Err(format!("llama_decode: {status}"));
         }
-        self.n_past += ids.len();
-        let n_logits = if logits == Logits::All { ids.len() } else { 1 };
+        self.n_past = n_past;
+        let n_logits = if logits == Logits::All { n } else { 1 };
         // SAFETY: the context is valid; this waits for the step to finish.
         let pointer = unsafe { sys::llama_get_logits(self.context.as_ptr()) };
         if pointer.is_null() {
@@ -269,6 +325,11 @@ impl Context<'_> {
         // SAFETY: llama_get_logits gives one row of n_vocab floats per wanted token, in the order of
         // the batch; they stay until the next call that takes &mut self.
         Ok(unsafe { std::slice::from_raw_parts(pointer, n_logits * self.n_vocab) })
+    }
+
+    /// Puts llama.cpp's threads to sleep, so that they don't spin beside the next who is measured.
+    pub fn rest(&self) {
+        self.pool.pause();
     }
 }
 

@@ -1,67 +1,161 @@
-//! Tokens per second of llama.cpp and of pith, measured as its own llama-bench does: the prompt in one call with
-//! logits for its last token; generation one token a call, from an empty context, fixed ids.
+//! Tokens per second of llama.cpp and of pith, on the same tasks with the same ids, as llama-bench
+//! and llama-batched-bench have them: logits for the last token of a prompt and for every generated
+//! one, no sampling.
 
+use std::fmt;
 use std::time::Instant;
 
 use crate::llama::{Context, Logits, Result};
 
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// A prompt of `n` tokens at once.
+    Prompt {
+        /// Tokens.
+        n: usize,
+    },
+    /// `n` tokens one by one after a context of `depth`.
+    Generate {
+        /// Tokens.
+        n: usize,
+        /// Tokens before them.
+        depth: usize,
+    },
+    /// `n` tokens for each of `n_seq` sequences that begin empty, one of each in a step.
+    Batch {
+        /// Tokens of a sequence.
+        n: usize,
+        /// Sequences.
+        n_seq: usize,
+    },
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Task::Prompt { n } => write!(f, "pp{n}"),
+            Task::Generate { n, depth } => write!(f, "tg{n}@{depth}"),
+            Task::Batch { n, n_seq } => write!(f, "tg{n}x{n_seq}"),
+        }
+    }
+}
+
+impl Task {
+    /// Tokens that a sequence holds at the end.
+    pub fn n_ctx(&self) -> usize {
+        match *self {
+            Task::Prompt { n } | Task::Batch { n, .. } => n,
+            Task::Generate { n, depth } => n + depth,
+        }
+    }
+
+    /// Sequences.
+    pub fn n_seq(&self) -> usize {
+        if let Task::Batch { n_seq, .. } = *self { n_seq } else { 1 }
+    }
+
+    /// How often the weights are read, by whoever reads them once for all tokens of a step; `None`
+    /// where steps are as large as the runner likes.
+    pub fn n_steps(&self) -> Option<usize> {
+        match *self {
+            Task::Prompt { .. } => None,
+            Task::Generate { n, .. } | Task::Batch { n, .. } => Some(n),
+        }
+    }
+
+    /// Tokens per second, of all sequences together.
+    pub fn measure(&self, runner: &mut dyn Runner) -> Result<f64> {
+        let n = self.n_ctx() * self.n_seq();
+        let ids = ids(n, runner.n_vocab());
+        let depth = if let Task::Generate { depth, .. } = *self { depth } else { 0 };
+        for seq in 0..self.n_seq() {
+            runner.truncate(seq, depth)?;
+        }
+        let held = runner.len(0);
+        if held < depth {
+            runner.append(&ids[held..depth])?;
+        }
+        let ids = &ids[depth..];
+        let start = Instant::now();
+        match self {
+            Task::Prompt { .. } => runner.append(ids)?,
+            _ => ids.chunks(self.n_seq()).try_for_each(|ids| runner.step(ids))?,
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        runner.rest();
+        Ok(ids.len() as f64 / seconds)
+    }
+}
+
 /// `n` ids spread over the vocabulary, the same at every call.
-pub fn ids(n: usize, n_vocab: usize) -> Vec<u32> {
+fn ids(n: usize, n_vocab: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % n_vocab) as u32).collect()
 }
 
-/// Tokens per second of a prompt taken at once.
-pub fn prompt(context: &mut Context, n_prompt: usize) -> Result<f64> {
-    let ids = ids(n_prompt, context.n_vocab());
-    context.clear();
-    let start = Instant::now();
-    context.decode(&ids, Logits::Last)?;
-    Ok(n_prompt as f64 / start.elapsed().as_secs_f64())
+/// Whoever runs a model.
+pub trait Runner {
+    /// Tokens in the vocabulary.
+    fn n_vocab(&self) -> usize;
+    /// Tokens that a sequence holds.
+    fn len(&self, seq: usize) -> usize;
+    /// Forgets the tokens of a sequence from position `len` on.
+    fn truncate(&mut self, seq: usize, len: usize) -> Result<()>;
+    /// Appends a prompt to sequence 0.
+    fn append(&mut self, ids: &[u32]) -> Result<()>;
+    /// Appends one id to each sequence.
+    fn step(&mut self, ids: &[u32]) -> Result<()>;
+    /// Leaves the machine to others.
+    fn rest(&mut self) {}
 }
 
-/// Tokens per second one at a time.
-pub fn generation(context: &mut Context, n_gen: usize) -> Result<f64> {
-    let ids = ids(n_gen, context.n_vocab());
-    context.clear();
-    let start = Instant::now();
-    for &id in &ids {
-        context.decode(&[id], Logits::Last)?;
+impl Runner for Context<'_> {
+    fn n_vocab(&self) -> usize {
+        self.n_vocab()
     }
-    Ok(n_gen as f64 / start.elapsed().as_secs_f64())
-}
 
-/// As [`prompt`], by pith.
-///
-/// # Errors
-/// What [`pith::Session::eval`] says.
-pub fn pith_prompt(session: &mut pith::Session<'_>, n_prompt: usize) -> Result<f64> {
-    let ids = ids(n_prompt, session.model().hparams().n_vocab);
-    session.truncate(0, 0);
-    let start = Instant::now();
-    session.eval(0, &ids).map_err(|e| e.to_string())?;
-    Ok(n_prompt as f64 / start.elapsed().as_secs_f64())
-}
-
-/// As [`generation`], by pith.
-///
-/// # Errors
-/// What [`pith::Session::eval`] says.
-pub fn pith_generation(session: &mut pith::Session<'_>, n_gen: usize) -> Result<f64> {
-    let ids = ids(n_gen, session.model().hparams().n_vocab);
-    session.truncate(0, 0);
-    let start = Instant::now();
-    for &id in &ids {
-        session.eval(0, &[id]).map_err(|e| e.to_string())?;
+    fn len(&self, seq: usize) -> usize {
+        self.len(seq)
     }
-    Ok(n_gen as f64 / start.elapsed().as_secs_f64())
+
+    fn truncate(&mut self, seq: usize, len: usize) -> Result<()> {
+        self.truncate(seq, len)
+    }
+
+    fn append(&mut self, ids: &[u32]) -> Result<()> {
+        self.decode(ids, Logits::Last).map(|_| ())
+    }
+
+    fn step(&mut self, ids: &[u32]) -> Result<()> {
+        let tokens: Vec<(usize, u32)> = ids.iter().copied().enumerate().collect();
+        self.decode_batch(&tokens, Logits::All).map(|_| ())
+    }
+
+    fn rest(&mut self) {
+        Context::rest(self);
+    }
 }
 
-/// The middle of the samples (the lower one of two), and the largest.
-///
-/// # Panics
-/// If there is none.
-pub fn median_and_best(samples: &[f64]) -> (f64, f64) {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() - 1])
+impl Runner for pith::Session<'_> {
+    fn n_vocab(&self) -> usize {
+        self.model().hparams().n_vocab
+    }
+
+    fn len(&self, seq: usize) -> usize {
+        self.ids(seq).len()
+    }
+
+    fn truncate(&mut self, seq: usize, len: usize) -> Result<()> {
+        self.truncate(seq, len);
+        Ok(())
+    }
+
+    fn append(&mut self, ids: &[u32]) -> Result<()> {
+        self.eval(0, ids).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    fn step(&mut self, ids: &[u32]) -> Result<()> {
+        let batch: Vec<(usize, &[u32])> = ids.chunks(1).enumerate().collect();
+        self.eval_batch(&batch).map(|_| ()).map_err(|e| e.to_string())
+    }
 }
