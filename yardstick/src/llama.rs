@@ -114,6 +114,25 @@ impl Model {
         ids[..n].iter().map(|&id| u32::try_from(id).map_err(|_| format!("id {id}"))).collect()
     }
 
+    /// The text of a token.
+    pub fn piece(&self, id: u32) -> Result<Vec<u8>> {
+        let fault = || format!("token {id} has no text");
+        let token = i32::try_from(id).ok().filter(|_| (id as usize) < self.n_vocab());
+        let mut text = [0u8; 256];
+        // SAFETY: the id is below n_vocab; writes at most as many bytes as there are.
+        let n = unsafe {
+            sys::llama_token_to_piece(
+                self.vocab.as_ptr(),
+                token.ok_or_else(fault)?,
+                text.as_mut_ptr().cast(),
+                text.len() as i32,
+                0,
+                false,
+            )
+        };
+        usize::try_from(n).map(|n| text[..n].to_vec()).map_err(|_| fault())
+    }
+
     /// A context for one sequence of at most `n_ctx` tokens, which it can take at once.
     pub fn context(&self, n_ctx: usize, n_threads: usize) -> Result<Context<'_>> {
         self.batch_context(1, n_ctx, n_threads)

@@ -67,13 +67,18 @@ pub fn log_prob(logits: &[f32], id: u32) -> f64 {
     f64::from(logits[id as usize]) - max - sum.ln()
 }
 
-/// What llama.cpp says about each window, every window from an empty context.
-pub fn llama(context: &mut Context, windows: &[Vec<u32>]) -> Result<Scores> {
+/// What llama.cpp says about each window, every window from an empty context, with so many tokens
+/// in a call.
+pub fn llama(context: &mut Context, windows: &[Vec<u32>], n_batch: usize) -> Result<Scores> {
     let mut scores = Scores::default();
     let n_vocab = context.n_vocab();
     for ids in windows {
         context.clear();
-        scores.push(ids, context.decode(ids, Logits::All)?, n_vocab);
+        let mut logits = Vec::with_capacity(ids.len() * n_vocab);
+        for some in ids.chunks(n_batch) {
+            logits.extend_from_slice(context.decode(some, Logits::All)?);
+        }
+        scores.push(ids, &logits, n_vocab);
     }
     Ok(scores)
 }

@@ -9,7 +9,7 @@ use yardstick::llama::{Load, Model};
 use yardstick::score;
 
 const USAGE: &str = "perplexity MODEL.gguf TEXT [--tokens 2000] [--ctx 512] [--threads 2] \
-                     [--no-repack] [--out PREFIX]";
+                     [--no-repack] [--one-by-one] [--out PREFIX]";
 
 fn main() -> Result<(), String> {
     let mut args = Args::of_program();
@@ -18,6 +18,7 @@ fn main() -> Result<(), String> {
     let n_threads: usize = args.option("--threads")?.unwrap_or(2);
     let out: Option<PathBuf> = args.option("--out")?;
     let repack = !args.flag("--no-repack");
+    let one_by_one = args.flag("--one-by-one");
     let [model, text] = args.positional(USAGE)?;
     if n_ctx < 2 || n_tokens < 2 {
         return Err("--ctx and --tokens must be at least 2".to_string());
@@ -29,9 +30,19 @@ fn main() -> Result<(), String> {
     let mut ids = model.tokenize(&text, false, false)?;
     ids.truncate(n_tokens);
     let windows = score::windows(&ids, n_ctx, model.bos_to_add());
-    let scores = score::llama(&mut model.context(n_ctx, n_threads)?, &windows)?;
+    let mut context = model.context(n_ctx, n_threads)?;
+    let scores = score::llama(&mut context, &windows, n_ctx)?;
     println!("{} predictions in {} windows of {n_ctx}", scores.log_probs.len(), windows.len());
     println!("llama.cpp: perplexity {:.4}", scores.perplexity());
+    if one_by_one {
+        let again = score::llama(&mut context, &windows, 1)?;
+        println!(
+            "llama.cpp, one by one: perplexity {:.4}, top-1 agreement with itself {:.2} %",
+            again.perplexity(),
+            100.0 * again.top1_agreement(&scores)
+        );
+    }
+    drop(context);
     let model = pith::Model::open(path).map_err(|e| e.to_string())?;
     let options = Options { n_ctx, n_threads, n_logits: 64, ..Options::default() };
     let mut session = pith::Session::new(&model, &options).map_err(|e| e.to_string())?;
