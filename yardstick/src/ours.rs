@@ -1,7 +1,9 @@
 //! pith's side of a product: activations quantized once, then tiles over the rows of weights, as a
 //! step of the model does it.
 
-use pith::kernel::{A8, Input, Kernels, Per};
+use std::sync::{Mutex, PoisonError};
+
+use pith::kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, split};
 use pith::team::{Mat, Region, Team};
 
 use crate::products::{Product, Weights};
@@ -11,7 +13,10 @@ pub struct Ours {
     product: Product,
     kernels: &'static Kernels,
     team: Team,
-    codes: Vec<A8>,
+    panels: Vec<Panel>,
+    rows: Vec<A8>,
+    /// One for each thread.
+    scratch: Vec<Mutex<Vec<Group>>>,
 }
 
 impl Ours {
@@ -24,24 +29,60 @@ impl Ours {
         kernels: &'static Kernels,
         n_threads: usize,
     ) -> pith::Result<Ours> {
-        let codes = vec![A8::ZERO; product.n * product.n_in.div_ceil(256)];
-        Ok(Ours { product, kernels, team: Team::new(n_threads)?, codes })
+        let n_groups = product.n_in.div_ceil(256);
+        let (n_panels, n_rows) = split(product.n);
+        let scratch = || Mutex::new(vec![Group::ZERO; Kernels::scratch_groups(product.n_in)]);
+        Ok(Ours {
+            product,
+            kernels,
+            team: Team::new(n_threads)?,
+            panels: vec![Panel::ZERO; n_panels * n_groups],
+            rows: vec![A8::ZERO; n_rows * n_groups],
+            scratch: (0..n_threads).map(|_| scratch()).collect(),
+        })
     }
 
     /// Multiplies `x` `[n, n_in]` with each of the copies, all into `out` `[n, n_out]`.
     pub fn pass(
         &mut self,
         weights: &Weights,
-        copies: impl Iterator<Item = usize> + Send,
+        copies: impl Iterator<Item = usize>,
         x: &[f32],
         out: &mut [f32],
     ) {
-        let Ours { product, kernels, team, codes } = self;
+        let Ours { product, kernels, team, panels, rows, scratch } = self;
         team.step(|region| {
             for copy in copies {
-                multiply(product, kernels, region, codes, weights.copy(copy), x, out);
+                let input = if product.format.is_float() {
+                    Input::F32(x)
+                } else {
+                    quantize(product, kernels, region, x, panels, rows);
+                    Input::Acts(Acts { panels, rows })
+                };
+                multiply(product, kernels, region, weights.copy(copy), input, scratch, out);
             }
         });
+    }
+}
+
+fn quantize(
+    product: &Product,
+    kernels: &Kernels,
+    region: &Region<'_>,
+    x: &[f32],
+    panels: &mut [Panel],
+    rows: &mut [A8],
+) {
+    let &Product { n, n_in, .. } = product;
+    let n_groups = n_in.div_ceil(256);
+    let n_panels = panels.len() / n_groups;
+    region.tiles(Mat::new(panels, n_panels, n_groups, n_groups), 1, n_groups, |_, mut tile| {
+        let first = tile.row0() * PANEL;
+        let x = &x[first * n_in..(first + PANEL).min(n) * n_in];
+        kernels.quantize_panel(x, n_in, tile.row_mut(0));
+    });
+    for (i, row) in rows.chunks_exact_mut(n_groups).enumerate() {
+        kernels.quantize(&x[(n_panels * PANEL + i) * n_in..][..n_in], row);
     }
 }
 
@@ -49,30 +90,17 @@ fn multiply(
     product: &Product,
     kernels: &Kernels,
     region: &Region<'_>,
-    codes: &mut [A8],
     weights: &[u8],
-    x: &[f32],
+    x: Input<'_>,
+    scratch: &[Mutex<Vec<Group>>],
     out: &mut [f32],
 ) {
     let &Product { format, n, n_out, n_in } = product;
-    let x = match Per::of(format) {
-        None => Input::F32(x),
-        Some(per) => {
-            let groups = n_in.div_ceil(256);
-            let tile_rows = (16 * 1024 / n_in).max(1);
-            region.tiles(Mat::new(codes, n, groups, groups), tile_rows, groups, |_, mut tile| {
-                for i in 0..tile.n_rows() {
-                    let row = &x[(tile.row0() + i) * n_in..][..n_in];
-                    kernels.quantize(per, row, tile.row_mut(i));
-                }
-            });
-            Input::A8(codes)
-        }
-    };
     let row_bytes = weights.len() / n_out;
-    let tile_cols = (n_out / (4 * region.n_threads())).clamp(16, 64).next_multiple_of(8);
-    region.tiles(Mat::new(out, n, n_out, n_out), n, tile_cols, |_, mut tile| {
+    let tile_cols = (n_out / (4 * region.n_threads())).clamp(16, 64).next_multiple_of(32);
+    region.tiles(Mat::new(out, n, n_out, n_out), n, tile_cols, |worker, mut tile| {
         let span = tile.col0() * row_bytes..(tile.col0() + tile.n_cols()) * row_bytes;
-        kernels.matmul(format, &weights[span], n_in, x, &mut tile);
+        let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        kernels.matmul(format, &weights[span], n_in, x, &mut scratch, &mut tile);
     });
 }

@@ -212,7 +212,7 @@ fn report(product: &Product, sides: &[Side<'_>], options: &Options) -> String {
     let us = |side: &Side<'_>| side.seconds() / per_pass * 1e6;
     let bytes_per_s = product.n_bytes() as f64 * per_pass / ours.seconds();
     let peak = match product.format {
-        Format::F32 | Format::F16 | Format::BF16 => limits.f32,
+        format if format.is_float() => limits.f32,
         _ => limits.int8,
     };
     let (read, peak) = (100.0 * bytes_per_s / limits.read, 100.0 * macs / ours.seconds() / peak);
