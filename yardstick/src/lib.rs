@@ -1,25 +1,20 @@
 //! ggml and llama.cpp beside pith, in one process: tests of equality and side-by-side measurements.
 //! The product never links this.
 //!
-//! Building needs cmake, a C++17 compiler and libclang (Debian: `apt-get install cmake g++
-//! libclang-dev`), and takes minutes. Run cargo inside this folder, so that its
-//! `.cargo/config.toml` counts: without its flags ggml is compiled for SSE2 and is no yardstick.
-//!
-//! ```text
-//! cd yardstick
-//! cargo test --release                                   # formats equal ggml's
-//! cargo run --release --bin golden > ../tests/golden/quant.txt
-//! cargo run --release --bin perplexity -- MODEL.gguf TEXT --tokens 2000 --threads 2
-//! cargo run --release --bin speed -- MODEL.gguf --threads 2
-//! ```
+//! `README.md` says how to build it, what the programs do and what makes the comparison fair.
 //!
 //! | file | job |
 //! |---|---|
-//! | [`ggml`] | ggml's encoders and decoders, safe |
-//! | [`llama`] | models and contexts of llama.cpp, safe |
-//! | [`score`] | logits to log-probabilities, top-1 ids and perplexity, whoever made them |
-//! | [`speed`] | tokens per second of llama.cpp |
 //! | [`args`] | the programs' command lines |
+//! | [`machine`], [`results`], [`stats`] | the machine's name; CSV files; medians |
+//! | [`cycles`], [`limits`] | time in cycles; the machine's best rates |
+//! | [`ggml`] | ggml's encoders and decoders |
+//! | [`pool`] | ggml's threads |
+//! | [`products`] | the products that `ops` times |
+//! | [`ours`], [`mul_mat`], [`untiled`] | pith's side of a product, and ggml's, with and without tiles |
+//! | [`llama`] | models and contexts of llama.cpp |
+//! | [`score`] | logits to log-probabilities, top-1 ids and perplexity, whoever made them |
+//! | [`speed`] | tokens per second of whoever runs a model |
 
 pub mod args;
 pub mod cycles;

@@ -15,7 +15,8 @@ use yardstick::{machine, results};
 
 const USAGE: &str = "speed MODEL.gguf [--prompt 512] [--gen 128] [--depth 0,1000,4000] \
                      [--batch 8,16] [--batch-gen 32] [--threads 2] [--repeat 5] [--kernels NAME] \
-                     [--n-batch 64] [--csv FILE]; a 0 leaves a task out";
+                     [--n-batch 64] [--csv FILE | --save]; 0 for --prompt, --gen or --batch leaves \
+                     those tasks out, --save writes benches/results/MACHINE-speed.csv";
 
 const HEADER: &str = "model,task,threads,kernels,ratio,pith_tokens_per_s,mapped_tokens_per_s,\
                       repacked_tokens_per_s,pith_weights_gb_per_s,percent_of_read";
@@ -50,6 +51,8 @@ fn main() -> Result<(), String> {
         Some(name) => Kernels::by_name(&name).ok_or_else(|| format!("no kernels {name} here"))?,
     };
     let csv: Option<PathBuf> = args.option("--csv")?;
+    let saved = || results::folder().join(format!("{}-speed.csv", machine::slug()));
+    let csv = csv.or_else(|| args.flag("--save").then(saved));
     let [path] = args.positional(USAGE)?;
     let path = Path::new(&path);
     let models = Models::load(path)?;
