@@ -60,7 +60,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Natural log of softmax(logits)[id], in f64.
+/// Natural log of the probability of `id`, the softmax of the logits there, in f64.
 pub fn log_prob(logits: &[f32], id: u32) -> f64 {
     let max = f64::from(logits[argmax(logits) as usize]);
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
