@@ -104,7 +104,7 @@ impl Cpu {
         });
         let sizes = Sizes::new(model, plan, n_batch.max(n_logits));
         let scratch = (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(&sizes)));
-        let parts = attend::Parts::new(&model.hparams(), n_ctx, team.n_threads());
+        let parts = attend::Parts::new(model.hparams(), n_ctx, team.n_threads());
         Ok(Cpu {
             parts,
             kernels,

@@ -11,6 +11,8 @@
 //!
 //! What a row gets therefore depends on the row alone: not on its neighbours in the batch, the
 //! thread, or the instruction set.
+// LLVM unrolls loops over constant ranges and keeps what they index in registers; not so iterators.
+#![allow(clippy::needless_range_loop)]
 
 pub mod acts;
 pub mod attend;
@@ -83,8 +85,11 @@ pub struct Kernels {
     merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
 }
 
-/// Every table, best first, with what says whether a CPU can run it.
-static TABLES: &[(fn() -> bool, &Kernels)] = &[
+/// Says whether the CPU can run a table.
+type IsHere = fn() -> bool;
+
+/// Every table, best first.
+static TABLES: &[(IsHere, &Kernels)] = &[
     #[cfg(target_arch = "x86_64")]
     (avx512::is_here, &avx512::TABLE),
     #[cfg(target_arch = "x86_64")]

@@ -261,7 +261,6 @@ unsafe fn block<V: Vector, K: Class, const R: usize, const C: usize>(
                 *y = V::float(V::pairs(&raw const (*panel).sums[b][t], [1, 1]));
             }
         }
-        // Loops over ranges: LLVM unrolls these, and keeps sums in registers; not so iterators.
         for r in 0..R {
             let w = w[r];
             let d = V::all((*w).d[b]);
