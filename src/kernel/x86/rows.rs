@@ -46,6 +46,10 @@ impl Loaded {
     }
 }
 
+/// Bytes between what is multiplied and what is fetched: a page, where the CPU's own prefetching
+/// stops.
+const AHEAD: usize = 4096;
+
 /// A format that is unpacked in registers.
 pub trait Load: Unpack {
     /// The first B blocks of 32 of up to 256 weights.
@@ -100,6 +104,10 @@ unsafe fn by_rows<F: Load, D: Dot, const N: usize>(
         unsafe {
             let mut acc = [_mm256_setzero_ps(); N];
             for (g, group) in groups.by_ref().enumerate() {
+                for line in (0..F::BYTES).step_by(64) {
+                    // Any address may be prefetched.
+                    _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(AHEAD + line).cast());
+                }
                 take::<F, D, N, 8>(group, tokens, g, &mut acc);
             }
             let (rest, last) = (groups.remainder(), n_in / 256);
