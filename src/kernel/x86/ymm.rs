@@ -98,6 +98,12 @@ impl<D: Dot> Vector for Ymm<D> {
     }
 
     #[inline(always)]
+    fn fetch(at: *const u8) {
+        // SAFETY: any address may be fetched.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: &[[f32; PANEL]; STRIP], to: &mut [[f32; STRIP]; PANEL]) {
         // SAFETY: by the trait's contract.
         unsafe { transpose::<8>(from, to) }
