@@ -12,10 +12,10 @@ use std::arch::x86_64::*;
 use pith_models::{Act, Pairing};
 
 use super::{
-    A8, Chunk, Kernels, Matmul, Panel, Query, Results, Softmax, acts, attend, lanes,
+    Chunk, Kernels, Matmul, Query, Results, Softmax, attend, lanes,
     panels::multiply,
     scalar,
-    x86::{dot::Avx2, overlay, products, ymm::Ymm},
+    x86::{dot::Avx2, overlay, products, quantize, ymm::Ymm},
 };
 use crate::quant::Format;
 
@@ -28,8 +28,8 @@ pub const TABLE: Kernels = Kernels {
         matmul[Format::BF16.index()] = floats::matmul::<floats::BF16>;
         overlay!(matmul)
     },
-    quantize,
-    quantize_panel,
+    quantize: quantize::quantize,
+    quantize_panel: quantize::quantize_panel,
     rms_norm,
     layer_norm,
     activate,
@@ -63,8 +63,6 @@ macro_rules! with_avx2 {
 }
 
 with_avx2! {
-    acts::quantize(x: &[f32], out: &mut [A8]);
-    acts::quantize_panel(x: &[f32], n_in: usize, out: &mut [Panel]);
     lanes::rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]);
     lanes::layer_norm(x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32, out: &mut [f32]);
     lanes::activate(act: Act, x: &mut [f32]);

@@ -7,7 +7,7 @@ mod floats;
 use pith_models::{Act, Pairing};
 
 use super::{
-    A8, Chunk, Kernels, Panel, Query, Results, Softmax, acts, attend, avx2, lanes,
+    Chunk, Kernels, Query, Results, Softmax, attend, avx2, lanes,
     panels::multiply,
     x86::{dot::Avx512Vnni, overlay, products, ymm::Ymm, zmm::Zmm},
 };
@@ -23,8 +23,6 @@ pub const TABLE: Kernels = Kernels {
         matmul[Format::BF16.index()] = floats::matmul::<floats::BF16>;
         overlay!(matmul)
     },
-    quantize,
-    quantize_panel,
     rms_norm,
     layer_norm,
     activate,
@@ -68,8 +66,6 @@ macro_rules! with_avx512 {
 }
 
 with_avx512! {
-    acts::quantize(x: &[f32], out: &mut [A8]);
-    acts::quantize_panel(x: &[f32], n_in: usize, out: &mut [Panel]);
     lanes::rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]);
     lanes::layer_norm(x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32, out: &mut [f32]);
     lanes::activate(act: Act, x: &mut [f32]);

@@ -4,6 +4,7 @@
 
 pub mod dot;
 pub mod load;
+pub mod quantize;
 pub mod rows;
 pub mod ymm;
 pub mod zmm;
@@ -11,6 +12,32 @@ pub mod zmm;
 use std::arch::x86_64::*;
 
 use super::{acts::PANEL, panels::STRIP};
+
+/// Eight rows of eight numbers as columns.
+#[inline(always)]
+unsafe fn transpose_8(mut x: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: the CPU has AVX2 by this function's contract.
+    unsafe {
+        let mut pairs = x;
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+        }
+        for half in 0..2 {
+            let (a, b) = (4 * half, 4 * half + 2);
+            x[a] = _mm256_shuffle_ps::<0x44>(pairs[a], pairs[b]);
+            x[a + 1] = _mm256_shuffle_ps::<0xee>(pairs[a], pairs[b]);
+            x[a + 2] = _mm256_shuffle_ps::<0x44>(pairs[a + 1], pairs[b + 1]);
+            x[a + 3] = _mm256_shuffle_ps::<0xee>(pairs[a + 1], pairs[b + 1]);
+        }
+        let mut columns = x;
+        for i in 0..4 {
+            columns[i] = _mm256_permute2f128_ps::<0x20>(x[i], x[i + 4]);
+            columns[i + 4] = _mm256_permute2f128_ps::<0x31>(x[i], x[i + 4]);
+        }
+        columns
+    }
+}
 
 /// The first LANES columns as rows, eight by eight.
 #[inline(always)]
@@ -25,23 +52,8 @@ unsafe fn transpose<const LANES: usize>(
             for (i, x) in x.iter_mut().enumerate() {
                 *x = _mm256_loadu_ps(from[r + i][t..].as_ptr());
             }
-            let mut pairs = x;
-            for i in 0..4 {
-                pairs[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
-                pairs[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
-            }
-            for half in 0..2 {
-                let (a, b) = (4 * half, 4 * half + 2);
-                x[a] = _mm256_shuffle_ps::<0x44>(pairs[a], pairs[b]);
-                x[a + 1] = _mm256_shuffle_ps::<0xee>(pairs[a], pairs[b]);
-                x[a + 2] = _mm256_shuffle_ps::<0x44>(pairs[a + 1], pairs[b + 1]);
-                x[a + 3] = _mm256_shuffle_ps::<0xee>(pairs[a + 1], pairs[b + 1]);
-            }
-            for i in 0..4 {
-                let low = _mm256_permute2f128_ps::<0x20>(x[i], x[i + 4]);
-                let high = _mm256_permute2f128_ps::<0x31>(x[i], x[i + 4]);
-                _mm256_storeu_ps(to[t + i][r..].as_mut_ptr(), low);
-                _mm256_storeu_ps(to[t + i + 4][r..].as_mut_ptr(), high);
+            for (i, column) in transpose_8(x).into_iter().enumerate() {
+                _mm256_storeu_ps(to[t + i][r..].as_mut_ptr(), column);
             }
         }
     }
