@@ -3,16 +3,16 @@
 
 mod attend;
 
-use std::sync::Mutex;
+use std::{ops::Range, sync::Mutex};
 
 use pith_models::Norm;
 
 use crate::{
     Result,
     cache::Cache,
-    kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, RopeAngles, acts},
+    kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, RopeAngles, STRIP, acts},
     model::{Model, Weight},
-    plan::{Buf, BufKind, NormSpec, Op, Plan},
+    plan::{Buf, BufKind, NormSpec, Op, Part, Plan},
     team::{Mat, Region, Team, Tile},
 };
 
@@ -244,9 +244,7 @@ impl Step<'_> {
                 self.norm_heads(norm, *buf, *col, *n_groups, *width);
             }
             Op::Quantize { input, out } => self.quantize(*input, *out),
-            Op::Linear { weight, bias, input, out, col } => {
-                self.linear(weight, bias.as_deref(), *input, *out, *col);
-            }
+            Op::Linear { parts, input, out, col } => self.linear(parts, *input, *out, *col),
             Op::Clamp { buf, limit } => {
                 let limit = *limit;
                 self.each(*buf, |x| x.iter_mut().for_each(|v| *v = v.clamp(-limit, limit)));
@@ -416,11 +414,11 @@ impl Step<'_> {
         self.buffers[out.0] = Buffer::Acts { panels, rows, n_groups };
     }
 
-    fn linear(&mut self, weight: &Weight, bias: Option<&str>, input: Buf, out: Buf, col: usize) {
+    fn linear(&mut self, parts: &[Part], input: Buf, out: Buf, col: usize) {
         let (n, stride) = (self.n_rows(out), self.width(out));
         let mut data = self.take(out);
         let x = match &self.buffers[input.0] {
-            Buffer::F32 { data, .. } => Input::F32(&data[..n * weight.n_in]),
+            Buffer::F32 { data, width } => Input::F32(&data[..n * width]),
             Buffer::Acts { panels, rows, n_groups } => {
                 let (n_panels, n_rows) = acts::split(n);
                 Input::Acts(Acts {
@@ -429,26 +427,48 @@ impl Step<'_> {
                 })
             }
         };
-        let bias = bias.and_then(|name| self.model.vector(name));
-        let stored = self.model.data(weight);
-        let row_bytes = stored.len() / weight.n_out;
-        let (kernels, scratch) = (self.kernels, self.scratch);
+        let n_out: usize = parts.iter().map(|part| part.weight.n_out).sum();
         // All tokens of the step share one tile, so that a weight is unpacked once for all.
         let tile_cols =
-            (weight.n_out / (4 * self.region.n_threads())).clamp(16, 64).next_multiple_of(32);
-        let mat = Mat::window(&mut data, n, col, weight.n_out, stride);
+            (n_out / (4 * self.region.n_threads())).clamp(1, 64).next_multiple_of(STRIP);
+        let this = &*self;
+        let mat = Mat::window(&mut data, n, col, n_out, stride);
         self.region.tiles(mat, n.max(1), tile_cols, |worker, mut tile| {
-            let span = tile.col0() * row_bytes..(tile.col0() + tile.n_cols()) * row_bytes;
-            let (first, n_cols) = (tile.col0(), tile.n_cols());
-            let groups = &mut lock(&scratch[worker]).groups;
-            kernels.matmul(weight.format, &stored[span], weight.n_in, x, groups, &mut tile);
-            if let Some(bias) = bias {
-                for i in 0..tile.n_rows() {
-                    kernels.add(tile.row_mut(i), &bias[first..first + n_cols]);
+            let groups = &mut lock(&this.scratch[worker]).groups;
+            let (start, end) = (tile.col0(), tile.col0() + tile.n_cols());
+            let mut first = 0;
+            for part in parts {
+                let last = first + part.weight.n_out;
+                let (from, to) = (start.max(first), end.min(last));
+                if from < to {
+                    let mut tile = tile.columns(from - start..to - start);
+                    this.product(part, x, groups, from - first..to - first, &mut tile);
                 }
+                first = last;
             }
         });
         self.put(out, data);
+    }
+
+    /// out = x * rows^T + bias, for some rows of a matrix.
+    fn product(
+        &self,
+        part: &Part,
+        x: Input<'_>,
+        scratch: &mut [Group],
+        rows: Range<usize>,
+        out: &mut Tile<'_, f32>,
+    ) {
+        let Part { weight, bias } = part;
+        let stored = self.model.data(weight);
+        let row_bytes = stored.len() / weight.n_out;
+        let stored = &stored[rows.start * row_bytes..rows.end * row_bytes];
+        self.kernels.matmul(weight.format, stored, weight.n_in, x, scratch, out);
+        if let Some(bias) = bias.as_deref().and_then(|name| self.model.vector(name)) {
+            for i in 0..out.n_rows() {
+                self.kernels.add(out.row_mut(i), &bias[rows.clone()]);
+            }
+        }
     }
 
     fn rope(

@@ -68,8 +68,9 @@ pub enum Op {
     NormHeads { norm: NormSpec, buf: Buf, col: usize, n_groups: usize, width: usize },
     /// int8 codes of the rows, once for all products that read them.
     Quantize { input: Buf, out: Buf },
-    /// out[n, col..col + n_out] = input * weight^T (+ bias).
-    Linear { weight: Weight, bias: Option<String>, input: Buf, out: Buf, col: usize },
+    /// out[n, col..col + n_out] = input * weight^T (+ bias), for matrices whose results lie side by
+    /// side from column `col` on.
+    Linear { parts: Vec<Part>, input: Buf, out: Buf, col: usize },
     /// Values of all columns are bounded to +-limit.
     Clamp { buf: Buf, limit: f32 },
     /// Turns `n_heads` heads from column `col` on.
@@ -88,6 +89,15 @@ pub enum Op {
     Select { input: Buf, out: Buf },
     /// cap * tanh(x / cap), in place.
     Softcap { buf: Buf, cap: f32 },
+}
+
+/// One matrix of a product.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// `[n_out, n_in]`.
+    pub weight: Weight,
+    /// GGUF name of what is added, `[n_out]`, where there is one.
+    pub bias: Option<String>,
 }
 
 /// Attention of one layer.
@@ -231,6 +241,7 @@ impl<'m> Planner<'m> {
     }
 
     /// out[.., col..] = input * weight^T + bias, with the input quantized as the weight wants it.
+    /// Joins the product before it where both read the same and write side by side.
     fn linear(&mut self, name: &str, n_out: usize, input: Buf, out: Buf, col: usize) -> Result<()> {
         let BufSpec { width, per_logit, .. } = self.buffers[input.0];
         let weight = self.weight(&format!("{name}.weight"), n_out, width)?;
@@ -239,7 +250,15 @@ impl<'m> Planner<'m> {
             true => input,
             false => self.quantized(input, width, per_logit),
         };
-        self.ops.push(Op::Linear { weight, bias, input, out, col });
+        let part = Part { weight, bias };
+        if let Some(Op::Linear { parts, input: i, out: o, col: first }) = self.ops.last_mut() {
+            let end = *first + parts.iter().map(|p| p.weight.n_out).sum::<usize>();
+            if (*i, *o, end) == (input, out, col) {
+                parts.push(part);
+                return Ok(());
+            }
+        }
+        self.ops.push(Op::Linear { parts: vec![part], input, out, col });
         Ok(())
     }
 
@@ -565,7 +584,7 @@ impl Op {
     /// Bytes of weights that one step reads, whatever its number of rows.
     pub fn weight_bytes(&self) -> usize {
         match self {
-            Op::Linear { weight, .. } => weight.n_bytes(),
+            Op::Linear { parts, .. } => parts.iter().map(|p| p.weight.n_bytes()).sum(),
             Op::Embed { table, .. } | Op::Positions { table, .. } => {
                 table.format.row_bytes(table.n_in).unwrap_or(0)
             }
@@ -576,7 +595,7 @@ impl Op {
     /// Multiply-adds with weights for one row.
     pub fn macs(&self) -> usize {
         match self {
-            Op::Linear { weight, .. } => weight.n_in * weight.n_out,
+            Op::Linear { parts, .. } => parts.iter().map(|p| p.weight.n_in * p.weight.n_out).sum(),
             _ => 0,
         }
     }
@@ -597,8 +616,9 @@ impl Plan {
     /// Groups of unpacked weights that a thread needs for steps of up to `n_batch` rows.
     pub fn scratch_groups(&self, n_batch: usize) -> usize {
         let groups = |op: &Op| match op {
-            Op::Linear { weight, .. } if !weight.format.is_float() => {
-                Kernels::scratch_groups(weight.n_in)
+            // The parts read one input, and so have one n_in and one kind of format.
+            Op::Linear { parts, .. } if !parts[0].weight.format.is_float() => {
+                Kernels::scratch_groups(parts[0].weight.n_in)
             }
             _ => 0,
         };
@@ -644,7 +664,9 @@ impl Op {
     pub fn operand(&self) -> Option<String> {
         let matrix = |w: &Weight| format!("{} {}", w.name, Format::name(w.format));
         match self {
-            Op::Linear { weight, .. } => Some(matrix(weight)),
+            Op::Linear { parts, .. } => {
+                Some(parts.iter().map(|p| matrix(&p.weight)).collect::<Vec<_>>().join(", "))
+            }
             Op::Embed { table, .. } | Op::Positions { table, .. } => Some(matrix(table)),
             Op::Norm { norm, .. } | Op::NormHeads { norm, .. } => norm.weight.clone(),
             Op::WriteKv { layer, .. } | Op::Attend(Attend { layer, .. }) => {

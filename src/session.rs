@@ -41,7 +41,7 @@ impl Default for Options {
         Options {
             n_ctx: 0,
             n_seq: 1,
-            n_batch: 64,
+            n_batch: 128,
             n_logits: 1,
             cache: cache::Type::F16,
             n_threads: 0,

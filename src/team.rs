@@ -19,6 +19,7 @@ use std::{
     any::Any,
     hint,
     marker::PhantomData,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -468,6 +469,24 @@ impl<T> Tile<'_, T> {
     /// Columns of the tile.
     pub fn n_cols(&self) -> usize {
         self.n_cols
+    }
+
+    /// Some of the tile's columns.
+    ///
+    /// # Panics
+    /// The tile has no such columns.
+    pub fn columns(&mut self, columns: Range<usize>) -> Tile<'_, T> {
+        assert!(columns.start <= columns.end && columns.end <= self.n_cols);
+        Tile {
+            // SAFETY: inside the tile, and `&mut self` makes this the only live part of it.
+            data: unsafe { self.data.add(columns.start) },
+            stride: self.stride,
+            row0: self.row0,
+            col0: self.col0 + columns.start,
+            n_rows: self.n_rows,
+            n_cols: columns.len(),
+            _life: PhantomData,
+        }
     }
 
     /// Row `i` of the tile, `[n_cols]`.
