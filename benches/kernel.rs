@@ -9,8 +9,8 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pith::{
     kernel::{
-        A8, Acts, CHUNK, Chunk, Group, HEADS, Input, Kernels, PANEL, Panel, Query, Results,
-        Softmax, Stored, split,
+        A8, Acts, CHUNK, Chunk, HEADS, Input, Kernels, PANEL, Pack, Panel, Query, Results, Softmax,
+        Stored, split,
     },
     quant::Format,
     team::Mat,
@@ -63,7 +63,7 @@ fn products(c: &mut Criterion) {
                     true => Input::F32(&x),
                     false => Input::Acts(Acts { panels: &panels, rows: &rows }),
                 };
-                let mut scratch = vec![Group::ZERO; Kernels::scratch_groups(N)];
+                let mut scratch = vec![Pack::ZERO; Kernels::scratch_packs(N)];
                 let mut out = vec![0.0; n * N];
                 group.throughput(Throughput::Elements((n * N * N) as u64));
                 group.bench_function(BenchmarkId::new(format.name(), n), |b| {

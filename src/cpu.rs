@@ -10,7 +10,7 @@ use pith_models::Norm;
 use crate::{
     Result,
     cache::Cache,
-    kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, RopeAngles, STRIP, acts},
+    kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, RopeAngles, STRIP, acts},
     model::{Model, Weight},
     plan::{Buf, BufKind, NormSpec, Op, Part, Plan},
     team::{Mat, Region, Team, Tile},
@@ -61,7 +61,7 @@ struct Scratch {
     /// A row before its norm.
     row: Vec<f32>,
     /// Unpacked weights.
-    groups: Vec<Group>,
+    groups: Vec<Pack>,
 }
 
 impl Cpu {
@@ -198,14 +198,14 @@ impl Sizes {
             head_dim: hp.head_dim,
             group: hp.n_head / hp.n_head_kv,
             row: hp.n_embd.max(hp.n_head * hp.head_dim),
-            groups: plan.scratch_groups(n_batch),
+            groups: plan.scratch_packs(n_batch),
         }
     }
 
     fn bytes(&self) -> usize {
         attend::Scratch::bytes(self.head_dim, self.group)
             + self.row * size_of::<f32>()
-            + self.groups * size_of::<Group>()
+            + self.groups * size_of::<Pack>()
     }
 }
 
@@ -214,7 +214,7 @@ impl Scratch {
         Scratch {
             attend: attend::Scratch::new(sizes.head_dim, sizes.group),
             row: vec![0.0; sizes.row],
-            groups: vec![Group::ZERO; sizes.groups],
+            groups: vec![Pack::ZERO; sizes.groups],
         }
     }
 }
@@ -455,7 +455,7 @@ impl Step<'_> {
         &self,
         part: &Part,
         x: Input<'_>,
-        scratch: &mut [Group],
+        scratch: &mut [Pack],
         rows: Range<usize>,
         out: &mut Tile<'_, f32>,
     ) {

@@ -40,8 +40,7 @@ use pith_models::{Act, Pairing};
 
 pub use acts::{A8, Acts, PANEL, Panel, split};
 pub use attend::{CHUNK, Chunk, HEADS, Query, Results, SIDE, Softmax, Stored};
-pub use panels::STRIP;
-pub use unpack::Group;
+pub use panels::{PACK, Pack, STRIP};
 
 use crate::{quant::Format, team::Tile};
 
@@ -60,7 +59,7 @@ pub enum Input<'a> {
 /// # Safety
 /// The CPU has the table's instruction set, and the lengths are as [`Kernels::matmul`] checks.
 type Matmul =
-    unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, scratch: &mut [Group], out: &mut Tile<'_, f32>);
+    unsafe fn(w: &[u8], n_in: usize, x: Input<'_>, scratch: &mut [Pack], out: &mut Tile<'_, f32>);
 
 /// A norm's weight or bias, where it has one.
 type Vector<'a> = Option<&'a [f32]>;
@@ -160,13 +159,13 @@ impl Kernels {
         unsafe { (self.quantize_panel)(x, n_in, out) }
     }
 
-    /// Groups of scratch that a product of rows of `n_in` wants.
-    pub fn scratch_groups(n_in: usize) -> usize {
-        STRIP * n_in.div_ceil(256)
+    /// Packs of scratch that a product of rows of `n_in` wants.
+    pub fn scratch_packs(n_in: usize) -> usize {
+        STRIP / PACK * n_in.div_ceil(256)
     }
 
     /// Products of `tile.n_cols()` weight rows with `tile.n_rows()` tokens. `scratch` holds
-    /// [`Kernels::scratch_groups`] or more; it may be empty where no tokens lie in panels.
+    /// [`Kernels::scratch_packs`] or more; it may be empty where no tokens lie in panels.
     ///
     /// # Panics
     /// The lengths don't fit together, or the input isn't of the format's kind
@@ -177,7 +176,7 @@ impl Kernels {
         w: &[u8],
         n_in: usize,
         x: Input<'_>,
-        scratch: &mut [Group],
+        scratch: &mut [Pack],
         out: &mut Tile<'_, f32>,
     ) {
         let row_bytes = format.row_bytes(n_in).expect("rows of whole blocks");
@@ -188,8 +187,8 @@ impl Kernels {
                 let n_groups = n_in.div_ceil(256);
                 assert_eq!(x.panels.len(), n_groups * n_panels, "panels of activations");
                 assert_eq!(x.rows.len(), n_groups * n_rows, "rows of activations");
-                let wanted = if n_panels == 0 { 0 } else { Kernels::scratch_groups(n_in) };
-                assert!(scratch.len() >= wanted, "scratch of {} groups", scratch.len());
+                let wanted = if n_panels == 0 { 0 } else { Kernels::scratch_packs(n_in) };
+                assert!(scratch.len() >= wanted, "scratch of {} packs", scratch.len());
             }
             Input::F32(x) if format.is_float() => {
                 assert_eq!(x.len(), n_in * out.n_rows(), "activations");

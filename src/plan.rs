@@ -613,12 +613,12 @@ impl Plan {
         self.buffers.iter().map(bytes).fold(0, usize::saturating_add)
     }
 
-    /// Groups of unpacked weights that a thread needs for steps of up to `n_batch` rows.
-    pub fn scratch_groups(&self, n_batch: usize) -> usize {
+    /// Packs of unpacked weights that a thread needs for steps of up to `n_batch` rows.
+    pub fn scratch_packs(&self, n_batch: usize) -> usize {
         let groups = |op: &Op| match op {
             // The parts read one input, and so have one n_in and one kind of format.
             Op::Linear { parts, .. } if !parts[0].weight.format.is_float() => {
-                Kernels::scratch_groups(parts[0].weight.n_in)
+                Kernels::scratch_packs(parts[0].weight.n_in)
             }
             _ => 0,
         };

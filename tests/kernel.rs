@@ -2,7 +2,7 @@
 //! table against the scalar one, bit for bit.
 
 use pith::{
-    kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, RopeAngles, split},
+    kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, RopeAngles, split},
     quant::Format,
     team::{Mat, Team},
 };
@@ -108,7 +108,7 @@ fn matmul(
 ) -> Vec<f32> {
     let n_rows = w.len() / format.row_bytes(n_in).unwrap();
     let mut out = vec![f32::NAN; n_tokens * n_rows];
-    let mut scratch = vec![Group::ZERO; Kernels::scratch_groups(n_in)];
+    let mut scratch = vec![Pack::ZERO; Kernels::scratch_packs(n_in)];
     let mut mat = Mat::new(&mut out, n_tokens, n_rows, n_rows);
     kernels.matmul(format, w, n_in, x.input(), &mut scratch, &mut mat.tile());
     out
@@ -340,7 +340,7 @@ fn tiles_on_any_number_of_threads_give_the_same_product() {
             let mat = Mat::new(&mut out, n_tokens, n_rows, n_rows);
             region.tiles(mat, n_tokens, 8, |_, mut tile| {
                 let span = tile.col0() * row_bytes..(tile.col0() + tile.n_cols()) * row_bytes;
-                let mut scratch = vec![Group::ZERO; Kernels::scratch_groups(n_in)];
+                let mut scratch = vec![Pack::ZERO; Kernels::scratch_packs(n_in)];
                 kernels.matmul(format, &w[span], n_in, x.input(), &mut scratch, &mut tile);
             });
         });

@@ -15,6 +15,49 @@ use crate::team::Tile;
 /// Rows of weights that are unpacked together.
 pub const STRIP: usize = 32;
 
+/// Rows of a [`Pack`].
+pub const PACK: usize = 8;
+
+/// 256 unpacked weights of each of eight rows, block beside block: a microkernel reads them in one
+/// stream. Fields are those of [`Group`].
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Pack {
+    /// `[block][row][k % 32]`.
+    pub codes: [[[i8; 32]; PACK]; 8],
+    /// `[block][row]`.
+    pub d: [[f32; PACK]; 8],
+    /// `[block][row]`.
+    pub m: [[f32; PACK]; 8],
+    /// `[block][row][half]`.
+    pub scales: [[[i16; 2]; PACK]; 8],
+    /// `[block][row][half]`.
+    pub mins: [[[i16; 2]; PACK]; 8],
+}
+
+impl Pack {
+    /// Zeros.
+    pub const ZERO: Pack = Pack {
+        codes: [[[0; 32]; PACK]; 8],
+        d: [[0.0; PACK]; 8],
+        m: [[0.0; PACK]; 8],
+        scales: [[[0; 2]; PACK]; 8],
+        mins: [[[0; 2]; PACK]; 8],
+    };
+
+    /// Makes a group row `r`.
+    #[inline(always)]
+    pub fn put(&mut self, r: usize, group: &Group) {
+        for (b, codes) in group.codes.as_chunks::<32>().0.iter().enumerate() {
+            self.codes[b][r] = *codes;
+            self.d[b][r] = group.d[b];
+            self.m[b][r] = group.m[b];
+            self.scales[b][r] = group.scales[b];
+            self.mins[b][r] = group.mins[b];
+        }
+    }
+}
+
 /// Vectors of f32 in one instruction set.
 ///
 /// # Safety
@@ -87,9 +130,11 @@ pub trait Vector: Floats {
 /// Rows of unpacked weights: a part of a matrix.
 #[derive(Clone, Copy)]
 pub struct Strip<'a> {
-    /// `[n_rows, n_groups]`.
-    pub groups: &'a [Group],
-    /// Groups of a row.
+    /// `[n_rows.div_ceil(8), n_groups]`.
+    pub packs: &'a [Pack],
+    /// Its rows.
+    pub n_rows: usize,
+    /// Packs of eight rows.
     pub n_groups: usize,
     /// Blocks of 32 of a row.
     pub n_blocks: usize,
@@ -151,7 +196,7 @@ fn write(
     out: &mut Tile<'_, f32>,
     n_tokens: usize,
 ) {
-    let n_rows = strip.groups.len() / strip.n_groups;
+    let n_rows = strip.n_rows;
     for (t, results) in results.iter().enumerate().take(lanes.min(n_tokens - first)) {
         let out = &mut out.row_mut(first + t)[strip.first..][..n_rows];
         // A whole strip has a length that the compiler knows.
@@ -170,24 +215,21 @@ unsafe fn by_rows<V: Vector, K: Class, const R: usize, const C: usize>(
     v: usize,
     results: &mut [[[f32; PANEL]; STRIP]; C],
 ) {
-    let n_rows = strip.groups.len() / strip.n_groups;
+    const { assert!(PACK.is_multiple_of(R)) };
     let mut tokens = [(panels.as_ptr(), 0); C];
     for (c, column) in tokens.iter_mut().enumerate() {
         let token = (v + c) * V::LANES;
         *column = (panels[token / PANEL * strip.n_groups..].as_ptr(), token % PANEL);
     }
-    for first in (0..n_rows).step_by(R) {
+    for first in (0..strip.n_rows).step_by(R) {
         if v == 0 {
             let (from, to) = (first * strip.row_bytes, (first + R) * strip.row_bytes);
             (from..to).step_by(64).for_each(|at| V::fetch(strip.next.wrapping_add(at)));
         }
-        // Where fewer than R rows are left, the last one stands in for the rest.
-        let mut rows = [strip.groups.as_ptr(); R];
-        for (r, row) in rows.iter_mut().enumerate() {
-            *row = strip.groups[(first + r).min(n_rows - 1) * strip.n_groups..].as_ptr();
-        }
-        // SAFETY: rows and panels have n_groups groups from these pointers on, by the slicing
-        // above and this function's contract.
+        // Rows that a pack has beyond the last are multiplied too, whatever they hold.
+        let rows = (strip.packs[first / PACK * strip.n_groups..].as_ptr(), first % PACK);
+        // SAFETY: there are n_groups packs and panels from these pointers on, by the slicing above
+        // and this function's contract.
         unsafe { tile::<V, K, R, C>(strip, rows, tokens, first, results) };
     }
 }
@@ -196,12 +238,12 @@ unsafe fn by_rows<V: Vector, K: Class, const R: usize, const C: usize>(
 #[inline(always)]
 unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
     strip: Strip<'_>,
-    rows: [*const Group; R],
+    rows: (*const Pack, usize),
     tokens: [(*const Panel, usize); C],
     first: usize,
     results: &mut [[[f32; PANEL]; STRIP]; C],
 ) {
-    // SAFETY: the CPU has the instruction set; blocks b, b + 8, .. below n_blocks are in the groups.
+    // SAFETY: the CPU has the instruction set; blocks b, b + 8, .. below n_blocks are in the packs.
     unsafe {
         let zero = [[V::zero(); C]; R];
         // ((0+4)+(2+6))+((1+5)+(3+7)), lane by lane: one lane's sums fit the registers, eight don't.
@@ -217,9 +259,7 @@ unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
                     let n = (strip.n_blocks + 7 - b) / 8;
                     for _ in 0..n {
                         block::<V, K, R, C>(strip.offset, w, x, b, &mut lane);
-                        for r in 0..R {
-                            w[r] = w[r].add(1);
-                        }
+                        w.0 = w.0.add(1);
                         for c in 0..C {
                             x[c].0 = x[c].0.add(1);
                         }
@@ -253,20 +293,26 @@ unsafe fn plus<V: Vector, const R: usize, const C: usize>(
     }
 }
 
-/// Block `b` of a group of each row and token.
+/// What row `r` of a pack has: rows from `r0` on are below [`PACK`], which LLVM doesn't see.
+#[inline(always)]
+fn row<T>(rows: &[T; PACK], r: usize) -> *const T {
+    rows.as_ptr().wrapping_add(r)
+}
+
+/// Block `b` of a pack's rows, from the one that is given on, and of each token.
 #[inline(always)]
 unsafe fn block<V: Vector, K: Class, const R: usize, const C: usize>(
     offset: i16,
-    w: [*const Group; R],
+    (w, r0): (*const Pack, usize),
     x: [(*const Panel, usize); C],
     b: usize,
     lane: &mut [[V::Float; C]; R],
 ) {
-    // SAFETY: pointers to whole groups and panels; tokens and b are inside them.
+    // SAFETY: pointers to whole packs and panels; rows, tokens and b are inside them.
     unsafe {
         let sums = match K::HALVES {
-            false => whole_block::<V, K, R, C>(offset, w, x, b),
-            true => halves::<V, K, R, C>(offset, w, x, b),
+            false => whole_block::<V, K, R, C>(offset, (w, r0), x, b),
+            true => halves::<V, K, R, C>(offset, (w, r0), x, b),
         };
         let mut all_y = [V::zero(); C];
         if matches!(K::MIN, Min::Block) {
@@ -275,17 +321,18 @@ unsafe fn block<V: Vector, K: Class, const R: usize, const C: usize>(
             }
         }
         for r in 0..R {
-            let w = w[r];
-            let d = V::all((*w).d[b]);
+            let d = V::all(*row(&(*w).d[b], r0 + r));
+            let m = *row(&(*w).m[b], r0 + r);
             for c in 0..C {
                 let (panel, t) = x[c];
                 let mut term = V::mul(d, V::float(sums[r][c]));
                 match K::MIN {
                     Min::None => {}
-                    Min::Block => term = V::add(term, V::mul(V::all((*w).m[b]), all_y[c])),
+                    Min::Block => term = V::add(term, V::mul(V::all(m), all_y[c])),
                     Min::Halves => {
-                        let y = V::pairs(&raw const (*panel).sums[b][t], (*w).mins[b]);
-                        term = V::add(term, V::mul(V::all((*w).m[b]), V::float(y)));
+                        let y =
+                            V::pairs(&raw const (*panel).sums[b][t], *row(&(*w).mins[b], r0 + r));
+                        term = V::add(term, V::mul(V::all(m), V::float(y)));
                     }
                 }
                 let da = V::load(&raw const (*panel).scales[b][t]);
@@ -299,7 +346,7 @@ unsafe fn block<V: Vector, K: Class, const R: usize, const C: usize>(
 #[inline(always)]
 unsafe fn whole_block<V: Vector, K: Class, const R: usize, const C: usize>(
     offset: i16,
-    w: [*const Group; R],
+    (w, r0): (*const Pack, usize),
     x: [(*const Panel, usize); C],
     b: usize,
 ) -> [[V::Int; C]; R] {
@@ -314,9 +361,9 @@ unsafe fn whole_block<V: Vector, K: Class, const R: usize, const C: usize>(
             y[c] = &raw const (*panel).codes[8 * b][t];
         }
         let mut sums = [first; R];
-        let mut codes = [std::ptr::null(); R];
-        for (codes, w) in codes.iter_mut().zip(w) {
-            *codes = &raw const (*w).codes[32 * b];
+        let mut codes = [std::ptr::null::<i8>(); R];
+        for r in 0..R {
+            codes[r] = row(&(*w).codes[b], r0 + r).cast();
         }
         V::products::<K, 8, R, C>(&mut sums, codes, y);
         sums
@@ -327,7 +374,7 @@ unsafe fn whole_block<V: Vector, K: Class, const R: usize, const C: usize>(
 #[inline(always)]
 unsafe fn halves<V: Vector, K: Class, const R: usize, const C: usize>(
     offset: i16,
-    w: [*const Group; R],
+    (w, r0): (*const Pack, usize),
     x: [(*const Panel, usize); C],
     b: usize,
 ) -> [[V::Int; C]; R] {
@@ -344,14 +391,14 @@ unsafe fn halves<V: Vector, K: Class, const R: usize, const C: usize>(
                 y[c] = &raw const (*panel).codes[8 * b + 4 * h][t];
             }
             let mut sums = [first; R];
-            let mut codes = [std::ptr::null(); R];
-            for (codes, w) in codes.iter_mut().zip(w) {
-                *codes = &raw const (*w).codes[32 * b + 16 * h];
+            let mut codes = [std::ptr::null::<i8>(); R];
+            for r in 0..R {
+                codes[r] = row(&(*w).codes[b], r0 + r).cast::<i8>().add(16 * h);
             }
             V::products::<K, 4, R, C>(&mut sums, codes, y);
-            for (r, w) in w.into_iter().enumerate() {
+            for r in 0..R {
                 for c in 0..C {
-                    let scaled = V::scaled(sums[r][c], (*w).scales[b][h]);
+                    let scaled = V::scaled(sums[r][c], (*row(&(*w).scales[b], r0 + r))[h]);
                     total[r][c] = V::plus(total[r][c], scaled);
                 }
             }
@@ -360,8 +407,9 @@ unsafe fn halves<V: Vector, K: Class, const R: usize, const C: usize>(
     total
 }
 
-/// A table's unpacking of one format: rows of `n_in` weights; returns what is to be taken off codes.
-pub type UnpackRows = unsafe fn(w: &[u8], n_in: usize, out: &mut [Group]) -> i16;
+/// A table's unpacking of one format: rows of `n_in` weights into packs `[n_rows.div_ceil(8),
+/// n_groups]`; returns what is to be taken off codes.
+pub type UnpackRows = unsafe fn(w: &[u8], n_in: usize, n_rows: usize, out: &mut [Pack]) -> i16;
 
 /// A table's [`multiply`] for one class of formats.
 pub type MultiplyStrip = unsafe fn(Strip<'_>, &[Panel], usize, &mut Tile<'_, f32>);
@@ -374,7 +422,7 @@ pub unsafe fn by_strips(
     w: &[u8],
     n_in: usize,
     panels: &[Panel],
-    scratch: &mut [Group],
+    scratch: &mut [Pack],
     out: &mut Tile<'_, f32>,
     (unpack, multiply): (UnpackRows, MultiplyStrip),
 ) {
@@ -385,15 +433,16 @@ pub unsafe fn by_strips(
     }
     let row_bytes = w.len() / out.n_cols();
     for (i, rows) in w.chunks(STRIP * row_bytes).enumerate() {
-        let groups = &mut scratch[..rows.len() / row_bytes * n_groups];
+        let n_rows = rows.len() / row_bytes;
+        let packs = &mut scratch[..n_rows.div_ceil(PACK) * n_groups];
         // SAFETY: passed on.
         unsafe {
-            let offset = unpack(rows, n_in, groups);
             let strip = Strip {
-                groups,
+                offset: unpack(rows, n_in, n_rows, packs),
+                packs,
+                n_rows,
                 n_groups,
                 n_blocks: n_in / 32,
-                offset,
                 first: STRIP * i,
                 next: rows.as_ptr_range().end,
                 row_bytes,

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{A8, Acts, Group, Input, Kernels, PANEL, acts, attend, lanes};
+use super::{A8, Acts, Input, Kernels, PANEL, Pack, acts, attend, lanes};
 use crate::{quant::Format, team::Tile};
 
 /// The scalar table: complete, and the base that other tables overlay.
@@ -81,7 +81,7 @@ impl Float for BF16 {
 }
 
 /// 16 lanes over the row, products rounded before they are added.
-fn floats<F: Float>(w: &[u8], n_in: usize, x: Input<'_>, _: &mut [Group], out: &mut Tile<'_, f32>) {
+fn floats<F: Float>(w: &[u8], n_in: usize, x: Input<'_>, _: &mut [Pack], out: &mut Tile<'_, f32>) {
     let Input::F32(x) = x else { unreachable!("Kernels::matmul checks the kind") };
     for (t, x) in x.chunks_exact(n_in).enumerate() {
         for (out, row) in out.row_mut(t).iter_mut().zip(w.chunks_exact(n_in * F::BYTES)) {
@@ -129,7 +129,7 @@ fn combine_blocks(l: [f32; 8]) -> f32 {
 }
 
 /// Eight lanes, lane = block index mod 8: lane += da * (d * S + m * Y).
-fn blocks<F: Block>(w: &[u8], n_in: usize, x: Input<'_>, _: &mut [Group], out: &mut Tile<'_, f32>) {
+fn blocks<F: Block>(w: &[u8], n_in: usize, x: Input<'_>, _: &mut [Pack], out: &mut Tile<'_, f32>) {
     each_token(x, n_in, |t, x| {
         if t >= out.n_rows() {
             return; // a panel's empty place
@@ -262,7 +262,7 @@ fn superblocks<F: Superblock>(
     w: &[u8],
     n_in: usize,
     x: Input<'_>,
-    _: &mut [Group],
+    _: &mut [Pack],
     out: &mut Tile<'_, f32>,
 ) {
     each_token(x, n_in, |t, x| {

@@ -3,7 +3,10 @@
 //!
 //! This is deliberately another program than `scalar`, which it is tested against.
 
-use super::scalar::IQ4_VALUES;
+use super::{
+    panels::{PACK, Pack},
+    scalar::IQ4_VALUES,
+};
 
 /// 256 weights of one row, or what is left of it: the weight of a code is `d * (code - offset) + m`,
 /// or `d * scale * (code - offset) + m * min` where halves of a block have their own scales.
@@ -306,22 +309,28 @@ superblock!(IQ4_XS, Bytes, 0, 136, |block, out| {
     }
 });
 
-/// Rows of `n_in` weights, as they lie in the file, into rows of `n_in.div_ceil(256)` groups. With
-/// `UNSIGNED`, signed codes get 128 added, for instructions that take weights without a sign.
-/// Returns what is to be taken off each code.
+/// Rows of `n_in` weights, as they lie in the file, into packs `[n_rows.div_ceil(8),
+/// n_in.div_ceil(256)]`. With `UNSIGNED`, signed codes get 128 added, for instructions that take
+/// weights without a sign. Returns what is to be taken off each code.
 #[inline(always)]
-pub fn rows<F: Unpack, const UNSIGNED: bool>(w: &[u8], n_in: usize, out: &mut [Group]) -> i16 {
+pub fn rows<F: Unpack, const UNSIGNED: bool>(
+    w: &[u8],
+    n_in: usize,
+    n_rows: usize,
+    out: &mut [Pack],
+) -> i16 {
     let n_groups = n_in.div_ceil(256);
-    let row_bytes = w.len() / (out.len() / n_groups);
     let flip = UNSIGNED && F::Class::SIGNED;
-    for (row, out) in w.chunks_exact(row_bytes).zip(out.chunks_exact_mut(n_groups)) {
-        for (blocks, group) in row.chunks(F::BYTES).zip(out) {
-            F::unpack(blocks, group);
+    let mut group = Group::ZERO;
+    for (r, row) in w.chunks_exact(w.len() / n_rows).enumerate() {
+        for (g, blocks) in row.chunks(F::BYTES).enumerate() {
+            F::unpack(blocks, &mut group);
             if flip {
                 for code in &mut group.codes {
                     *code ^= i8::MIN;
                 }
             }
+            out[r / PACK * n_groups + g].put(r % PACK, &group);
         }
     }
     if flip { 128 } else { F::OFFSET }

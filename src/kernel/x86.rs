@@ -68,7 +68,7 @@ macro_rules! products {
             w: &[u8],
             n_in: usize,
             x: $crate::kernel::Input<'_>,
-            scratch: &mut [$crate::kernel::unpack::Group],
+            scratch: &mut [$crate::kernel::Pack],
             out: &mut $crate::team::Tile<'_, f32>,
         ) {
             use $crate::kernel::{panels, x86::rows};
@@ -97,10 +97,11 @@ macro_rules! products {
         unsafe fn unpack<F: $crate::kernel::x86::rows::Load>(
             w: &[u8],
             n_in: usize,
-            out: &mut [$crate::kernel::unpack::Group],
+            n_rows: usize,
+            out: &mut [$crate::kernel::Pack],
         ) -> i16 {
             // SAFETY: this function has the instruction set; the rest is its own contract.
-            unsafe { $crate::kernel::x86::rows::unpack::<F, $dot>(w, n_in, out) }
+            unsafe { $crate::kernel::x86::rows::unpack::<F, $dot>(w, n_in, n_rows, out) }
         }
 
         /// # Safety

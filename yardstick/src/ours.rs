@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use pith::kernel::{A8, Acts, Group, Input, Kernels, PANEL, Panel, split};
+use pith::kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, split};
 use pith::team::{Mat, Region, Team};
 
 use crate::products::{Product, Weights};
@@ -16,7 +16,7 @@ pub struct Ours {
     panels: Vec<Panel>,
     rows: Vec<A8>,
     /// One for each thread.
-    scratch: Vec<Mutex<Vec<Group>>>,
+    scratch: Vec<Mutex<Vec<Pack>>>,
 }
 
 impl Ours {
@@ -31,7 +31,7 @@ impl Ours {
     ) -> pith::Result<Ours> {
         let n_groups = product.n_in.div_ceil(256);
         let (n_panels, n_rows) = split(product.n);
-        let scratch = || Mutex::new(vec![Group::ZERO; Kernels::scratch_groups(product.n_in)]);
+        let scratch = || Mutex::new(vec![Pack::ZERO; Kernels::scratch_packs(product.n_in)]);
         Ok(Ours {
             product,
             kernels,
@@ -92,7 +92,7 @@ fn multiply(
     region: &Region<'_>,
     weights: &[u8],
     x: Input<'_>,
-    scratch: &[Mutex<Vec<Group>>],
+    scratch: &[Mutex<Vec<Pack>>],
     out: &mut [f32],
 ) {
     let &Product { format, n, n_out, n_in } = product;

@@ -7,7 +7,7 @@ use super::super::{
     Input,
     floats::{self, Float, Kind, Vector},
     lanes::LANES,
-    unpack::Group,
+    panels::Pack,
 };
 use crate::team::Tile;
 
@@ -92,7 +92,7 @@ pub unsafe fn matmul<F: Float>(
     w: &[u8],
     n_in: usize,
     x: Input<'_>,
-    _: &mut [Group],
+    _: &mut [Pack],
     out: &mut Tile<'_, f32>,
 ) {
     // SAFETY: this function has the instruction set; lengths by its contract.

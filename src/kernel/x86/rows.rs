@@ -7,7 +7,8 @@ use std::arch::x86_64::*;
 use super::{
     super::{
         acts::A8,
-        unpack::{Class, Group, Min, Unpack},
+        panels::{PACK, Pack},
+        unpack::{Class, Min, Unpack},
     },
     dot::Dot,
 };
@@ -134,53 +135,74 @@ fn padded<F: Unpack>(rest: &[u8]) -> [u8; 8 * 34] {
     padded
 }
 
-/// Rows as they lie in the file, into rows of `n_in.div_ceil(256)` groups; as
+/// Rows as they lie in the file, into packs `[n_rows.div_ceil(8), n_in.div_ceil(256)]`; as
 /// [`super::super::unpack::rows`].
 ///
 /// # Safety
-/// The CPU has AVX2 and F16C; `w` is whole rows of `n_in` weights, as many as `out` has.
+/// The CPU has AVX2 and F16C; `w` is `n_rows` whole rows of `n_in` weights.
 #[inline(always)]
-pub unsafe fn unpack<F: Load, D: Dot>(w: &[u8], n_in: usize, out: &mut [Group]) -> i16 {
+pub unsafe fn unpack<F: Load, D: Dot>(
+    w: &[u8],
+    n_in: usize,
+    n_rows: usize,
+    out: &mut [Pack],
+) -> i16 {
     let n_groups = n_in.div_ceil(256);
-    let row_bytes = w.len() / (out.len() / n_groups);
     let flip = D::UNSIGNED && F::Class::SIGNED;
-    for (row, out) in w.chunks_exact(row_bytes).zip(out.chunks_exact_mut(n_groups)) {
+    for (r, row) in w.chunks_exact(w.len() / n_rows).enumerate() {
+        let out = &mut out[r / PACK * n_groups..][..n_groups];
         let groups = row.chunks_exact(F::BYTES);
         let rest = groups.remainder();
         // SAFETY: passed on; each group but the last has eight blocks.
         unsafe {
-            for (blocks, group) in groups.zip(out.iter_mut()) {
-                store::<8>(F::load::<8>(blocks), flip, group);
+            for (blocks, pack) in groups.zip(out.iter_mut()) {
+                store::<F::Class, 8>(F::load::<8>(blocks), flip, pack, r % PACK);
             }
             let last = &mut out[n_groups - 1];
             match rest.len() * 8 / F::BYTES {
                 0 => {}
-                2 => store::<2>(F::load::<2>(rest), flip, last),
-                4 => store::<4>(F::load::<4>(rest), flip, last),
-                _ => store::<8>(F::load::<8>(&padded::<F>(rest)), flip, last),
+                2 => store::<F::Class, 2>(F::load::<2>(rest), flip, last, r % PACK),
+                4 => store::<F::Class, 4>(F::load::<4>(rest), flip, last, r % PACK),
+                _ => store::<F::Class, 8>(F::load::<8>(&padded::<F>(rest)), flip, last, r % PACK),
             }
         }
     }
     if flip { 128 } else { F::OFFSET }
 }
 
+/// Makes the first B blocks row `r` of a pack.
 #[inline(always)]
-unsafe fn store<const B: usize>(w: Loaded, flip: bool, group: &mut Group) {
-    // SAFETY: the CPU has AVX2; every array is as long as what is stored.
+unsafe fn store<K: Class, const B: usize>(w: Loaded, flip: bool, pack: &mut Pack, r: usize) {
+    assert!(r < PACK);
+    // SAFETY: the CPU has AVX2; every array is as long as what is stored; r was checked.
     unsafe {
         let bias = _mm256_set1_epi8(if flip { i8::MIN } else { 0 });
-        for (b, codes) in w.codes.into_iter().enumerate().take(B) {
-            let to = group.codes[32 * b..].as_mut_ptr();
-            _mm256_storeu_si256(to.cast(), _mm256_xor_si256(codes, bias));
+        let mut d = [0.0; 8];
+        _mm256_storeu_ps(d.as_mut_ptr(), w.d);
+        for b in 0..B {
+            let to = pack.codes[b][r].as_mut_ptr();
+            _mm256_storeu_si256(to.cast(), _mm256_xor_si256(w.codes[b], bias));
+            pack.d[b][r] = d[b];
         }
-        _mm256_storeu_ps(group.d.as_mut_ptr(), w.d);
-        _mm256_storeu_ps(group.m.as_mut_ptr(), w.m);
-        let (first, second) =
-            (_mm256_castsi256_si128(w.scales), _mm256_extracti128_si256::<1>(w.scales));
-        let scales = group.scales.as_mut_ptr().cast::<__m128i>();
-        _mm_storeu_si128(scales, _mm_unpacklo_epi16(first, second));
-        _mm_storeu_si128(scales.add(1), _mm_unpackhi_epi16(first, second));
-        _mm256_storeu_si256(group.mins.as_mut_ptr().cast(), w.mins);
+        if !matches!(K::MIN, Min::None) {
+            let mut m = [0.0; 8];
+            _mm256_storeu_ps(m.as_mut_ptr(), w.m);
+            (0..B).for_each(|b| pack.m[b][r] = m[b]);
+        }
+        if K::HALVES {
+            let mut scales = [[0; 2]; 8];
+            let (first, second) =
+                (_mm256_castsi256_si128(w.scales), _mm256_extracti128_si256::<1>(w.scales));
+            let to = scales.as_mut_ptr().cast::<__m128i>();
+            _mm_storeu_si128(to, _mm_unpacklo_epi16(first, second));
+            _mm_storeu_si128(to.add(1), _mm_unpackhi_epi16(first, second));
+            (0..B).for_each(|b| pack.scales[b][r] = scales[b]);
+        }
+        if matches!(K::MIN, Min::Halves) {
+            let mut mins = [[0; 2]; 8];
+            _mm256_storeu_si256(mins.as_mut_ptr().cast(), w.mins);
+            (0..B).for_each(|b| pack.mins[b][r] = mins[b]);
+        }
     }
 }
 
