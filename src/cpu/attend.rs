@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{Row, Step, lock};
 use crate::{
     cache::{Cache, Place},
-    kernel::{CHUNK, Chunk, HEADS, Query, Results, Softmax},
+    kernel::{CHUNK, Chunk, HEADS, Kernels, Query, Results, SIDE, Softmax, Stored},
     model::Hparams,
     plan::{Attend, Buf},
     team::{Mat, Tile},
@@ -16,6 +16,10 @@ use crate::{
 /// Most rows of a tile.
 const ROWS: usize = 16;
 
+/// Query heads of a tile from which on a chunk is widened to f32 once for all of them: widening is
+/// a third of the work where each four queries do it for themselves.
+const WIDEN: usize = 8;
+
 /// What one thread needs.
 pub struct Scratch {
     scores: Box<[[f32; CHUNK]; HEADS]>,
@@ -23,19 +27,24 @@ pub struct Scratch {
     mixed: Vec<f32>,
     /// The state of each row and head of a tile, `[ROWS, group]`.
     softmax: Vec<Softmax>,
+    /// A chunk's keys and values as f32, laid out as the cache has them.
+    wide: [Vec<f32>; 2],
 }
 
 impl Scratch {
     pub fn new(head_dim: usize, group: usize) -> Scratch {
+        let width = head_dim.next_multiple_of(SIDE);
         Scratch {
             scores: Box::new([[0.0; CHUNK]; HEADS]),
-            mixed: vec![0.0; HEADS * head_dim.next_multiple_of(crate::kernel::SIDE)],
+            mixed: vec![0.0; HEADS * width],
             softmax: vec![Softmax::NONE; ROWS * group],
+            wide: [vec![0.0; CHUNK * head_dim], vec![0.0; CHUNK * width]],
         }
     }
 
     pub fn bytes(head_dim: usize, group: usize) -> usize {
-        4 * HEADS * (CHUNK + head_dim.next_multiple_of(crate::kernel::SIDE))
+        let width = head_dim.next_multiple_of(SIDE);
+        4 * (HEADS * (CHUNK + width) + CHUNK * (head_dim + width))
             + ROWS * group * size_of::<Softmax>()
     }
 }
@@ -127,13 +136,17 @@ impl Step<'_> {
         let group = tile.n_cols() / head_dim;
         let kv_head = tile.col0() / tile.n_cols();
         let row0 = tile.row0();
-        let Scratch { scores, mixed, softmax } = scratch;
+        let Scratch { scores, mixed, softmax, wide } = scratch;
         let rows = &self.rows[row0 + run.start..row0 + run.end];
         softmax[..rows.len() * group].fill(Softmax::NONE);
         let first = seen(attend, &rows[0]).start;
         let end = rows[rows.len() - 1].position + 1;
         for c in first / CHUNK..end.div_ceil(CHUNK) {
-            let chunk = attend_chunk(cache, attend, (attend.layer, rows[0].seq, kv_head), c, end);
+            let place = (attend.layer, rows[0].seq, kv_head);
+            let mut chunk = attend_chunk(cache, attend, place, c, end);
+            if rows.len() * group >= WIDEN {
+                chunk = widened(self.kernels, chunk, wide);
+            }
             // Heads of one row follow each other, so that neighbours see nearly the same.
             let mut heads = (0..rows.len() * group)
                 .filter(|i| !seen_of(attend, &rows[i / group], c).is_empty())
@@ -293,4 +306,18 @@ fn attend_chunk<'a>(
         scale: attend.scale,
         softcap: attend.softcap,
     }
+}
+
+/// The same chunk with its values in f32.
+fn widened<'a>(kernels: &Kernels, chunk: Chunk<'a>, wide: &'a mut [Vec<f32>; 2]) -> Chunk<'a> {
+    let [keys, values] = wide;
+    let widen = |from: Stored<'a>, to: &'a mut [f32]| match from {
+        Stored::F16(from) => {
+            let to = &mut to[..from.len()];
+            kernels.from_f16(from, to);
+            Stored::F32(to)
+        }
+        Stored::F32(_) => from,
+    };
+    Chunk { keys: widen(chunk.keys, keys), values: widen(chunk.values, values), ..chunk }
 }

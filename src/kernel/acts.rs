@@ -146,12 +146,7 @@ fn quantize_block(x: &[f32; 32], codes: &mut [i8; 32]) -> f32 {
             most[i] = larger(x[i].abs(), most[i]);
         }
     }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            most[i] = larger(most[i], most[i + half]);
-        }
-    }
-    let amax = most[0];
+    let amax = lanes::fold(most, larger);
     let id = 127.0 / amax;
     if !id.is_finite() {
         return 0.0;

@@ -130,40 +130,44 @@ fn exponentials(chunk: &Chunk<'_>, query: &Query<'_>, scores: &mut [f32; CHUNK])
     // Whole sixteens, where what the query doesn't see counts as exp(-inf) = 0; sums start at +0,
     // so that 0 more changes nothing.
     let (from, to) = (first / SIDE * SIDE, end.next_multiple_of(SIDE));
-    let (sixteens, _) = scores[from..to].as_chunks_mut::<SIDE>();
-    for scores in sixteens.iter_mut() {
-        for score in scores {
-            *score *= chunk.scale;
-        }
+    // Not by sixteens here and below: LLVM would gather lane after lane.
+    for score in &mut scores[from..to] {
+        *score *= chunk.scale;
     }
     if chunk.softcap != 0.0 {
         let cap = chunk.softcap;
-        for score in sixteens.as_flattened_mut() {
+        for score in &mut scores[from..to] {
             *score = cap * math::tanh(*score / cap);
         }
     }
     if slope != 0.0 {
-        for (j, score) in (from..).zip(sixteens.as_flattened_mut()) {
+        for (j, score) in (from..).zip(&mut scores[from..to]) {
             *score -= slope * position.saturating_sub(j) as f32;
         }
     }
-    scores[from..first].fill(f32::NEG_INFINITY);
-    scores[end..to].fill(f32::NEG_INFINITY);
     let (sixteens, _) = scores[from..to].as_chunks_mut::<SIDE>();
+    if let Some(scores) = sixteens.first_mut() {
+        for l in 0..first - from {
+            scores[l] = f32::NEG_INFINITY;
+        }
+    }
+    if let Some(scores) = sixteens.last_mut() {
+        for l in SIDE - (to - end)..SIDE {
+            scores[l] = f32::NEG_INFINITY;
+        }
+    }
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
     let mut most = [f32::NEG_INFINITY; SIDE];
     for scores in sixteens.iter() {
         for l in 0..SIDE {
-            most[l] = if scores[l] > most[l] { scores[l] } else { most[l] };
+            most[l] = larger(scores[l], most[l]);
         }
     }
-    let mut max = most[0];
-    for most in most {
-        max = if most > max { most } else { max };
-    }
+    let max = lanes::fold(most, larger);
     let mut sums = [0.0; SIDE];
     for scores in sixteens {
         for l in 0..SIDE {
-            scores[l] = math::exp(scores[l] - max);
+            scores[l] = math::exp_to_0(scores[l] - max);
             sums[l] += scores[l];
         }
     }

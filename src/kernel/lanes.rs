@@ -11,13 +11,24 @@ pub const LANES: usize = 16;
 
 /// The tree that ends a sum in lanes: halves are added until one is left.
 #[inline(always)]
-pub fn combine(mut lanes: [f32; LANES]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
+pub fn combine(lanes: [f32; LANES]) -> f32 {
+    fold(lanes, |a, b| a + b)
+}
+
+/// Lane i becomes f(lane i, lane i + 8), then with 4, 2 and 1 in place of 8; returns the first.
+#[inline(always)]
+pub fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    // Written out: as one more loop, LLVM takes it lane by lane.
+    for i in 0..8 {
+        lanes[i] = f(lanes[i], lanes[i + 8]);
     }
-    lanes[0]
+    for i in 0..4 {
+        lanes[i] = f(lanes[i], lanes[i + 4]);
+    }
+    for i in 0..2 {
+        lanes[i] = f(lanes[i], lanes[i + 2]);
+    }
+    f(lanes[0], lanes[1])
 }
 
 /// Sum of `f(a, b)` over pairs, in lanes.

@@ -13,10 +13,20 @@ use std::{
 /// n = round(x / ln 2), then a degree-7 Taylor polynomial of the rest, |r| <= ln(2) / 2.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    // Two factors, because 2^n itself may overflow where the product doesn't.
+    let (p, n) = exp_parts(x.clamp(-88.0, 89.0));
+    let value = p * power_of_two(n >> 1) * power_of_two(n - (n >> 1));
+    let value = select(x < -87.3, 0.0, value);
+    let value = select(x > 88.72, f32::INFINITY, value);
+    select(x.is_nan(), x, value)
+}
+
+/// e^x = p 2^n, for |x| below 90.
+#[inline(always)]
+fn exp_parts(clamped: f32) -> (f32, i32) {
     const LN2_HIGH: f32 = 0.693_359_4; // 12 bits, so that n * LN2_HIGH is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
-    let clamped = x.clamp(-88.0, 89.0);
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
@@ -26,13 +36,18 @@ pub fn exp(x: f32) -> f32 {
     p = 1.666_666_7e-1 + r * p;
     p = 0.5 + r * p;
     p = 1.0 + (r + r * r * p);
-    // Two factors, because 2^n itself may overflow where the product doesn't. n as an integer is in
-    // the low bits of `shifted`; a cast would saturate, which LLVM doesn't turn into one instruction.
-    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let value = p * power_of_two(n >> 1) * power_of_two(n - (n >> 1));
-    let value = select(x < -87.3, 0.0, value);
-    let value = select(x > 88.72, f32::INFINITY, value);
-    select(x.is_nan(), x, value)
+    // n as an integer is in the low bits of `shifted`; a cast would saturate, which LLVM doesn't turn
+    // into one instruction.
+    (p, (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
+}
+
+/// e^x for x up to 0, as softmax needs it: the bits of [`exp`] for half of its work above the
+/// polynomial, since the power of two can't overflow.
+#[inline(always)]
+pub fn exp_to_0(x: f32) -> f32 {
+    let clamped = select(x < -88.0, -88.0, x);
+    let (p, n) = exp_parts(clamped);
+    select(x < -87.3, 0.0, p * power_of_two(n))
 }
 
 /// 2^n of a whole number from -126 to 127.
@@ -188,6 +203,15 @@ mod tests {
             sum += term / f64::from(2 * k + 1);
         }
         sum * 2.0 / PI.sqrt()
+    }
+
+    #[test]
+    fn exp_to_0_has_the_bits_of_exp() {
+        let odd = [0.0, -0.0, -87.3, -87.299_995, -88.0, -1e30, f32::NEG_INFINITY];
+        for x in sweep(-90.0, 0.0, 400_000).map(|x| x as f32).chain(odd) {
+            assert_eq!(exp_to_0(x).to_bits(), exp(x).to_bits(), "exp({x})");
+        }
+        assert!(exp_to_0(f32::NAN).is_nan());
     }
 
     #[test]
