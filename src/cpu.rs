@@ -2,6 +2,7 @@
 //! may take. Knows no file and no family. Nothing here allocates during a step.
 
 mod attend;
+mod logits;
 
 use std::{ops::Range, sync::Mutex};
 
@@ -12,9 +13,11 @@ use crate::{
     cache::Cache,
     kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, RopeAngles, STRIP, acts},
     model::{Model, Weight},
-    plan::{Buf, BufKind, NormSpec, Op, Part, Plan},
+    plan::{Buf, BufKind, Limits, NormSpec, Op, Part, Plan},
     team::{Mat, Region, Team, Tile},
 };
+
+pub use logits::Score;
 
 /// Values of a tile of an elementwise op; smaller ops run on one thread.
 const ELEMENTS: usize = 16 * 1024;
@@ -40,6 +43,7 @@ pub struct Cpu {
     ropes: Vec<RopeBuffer>,
     scratch: Vec<Mutex<Scratch>>,
     parts: attend::Parts,
+    scores: logits::Scores,
 }
 
 /// Memory of one of the plan's buffers.
@@ -62,10 +66,11 @@ struct Scratch {
     row: Vec<f32>,
     /// Unpacked weights.
     groups: Vec<Pack>,
+    score: logits::Scratch,
 }
 
 impl Cpu {
-    /// Memory for steps of up to `n_batch` rows, `n_logits` of them wanted.
+    /// Memory for steps within the limits.
     ///
     /// # Errors
     /// The threads can't be started.
@@ -73,14 +78,11 @@ impl Cpu {
         model: &Model,
         plan: &Plan,
         kernels: &'static Kernels,
-        n_threads: usize,
-        n_batch: usize,
-        n_logits: usize,
-        n_ctx: usize,
+        limits: &Limits,
     ) -> Result<Cpu> {
-        let team = Team::new(n_threads)?;
-        let buffers = plan.buffers.iter().map(|spec| {
-            let rows = if spec.per_logit { n_logits } else { n_batch };
+        let team = Team::new(limits.n_threads)?;
+        let buffers = plan.buffers.iter().enumerate().map(|(i, spec)| {
+            let rows = plan.n_rows(Buf(i), limits);
             match spec.kind {
                 BufKind::F32 => {
                     Buffer::F32 { data: vec![0.0; rows * spec.width], width: spec.width }
@@ -97,16 +99,17 @@ impl Cpu {
             }
         });
         let ropes = plan.ropes.iter().map(|rope| {
-            let half = n_batch * rope.n_rot / 2;
+            let half = limits.n_batch * rope.n_rot / 2;
             let angles =
                 RopeAngles::new(rope.n_rot, rope.base, rope.scale, rope.factors.as_deref());
             RopeBuffer { angles, cos: vec![0.0; half], sin: vec![0.0; half] }
         });
-        let sizes = Sizes::new(model, plan, n_batch.max(n_logits));
+        let sizes = Sizes::new(model, plan, limits);
         let scratch = (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(&sizes)));
-        let parts = attend::Parts::new(model.hparams(), n_ctx, team.n_threads());
+        let parts = attend::Parts::new(model.hparams(), limits.n_ctx, team.n_threads());
         Ok(Cpu {
             parts,
+            scores: logits::Scores::new(plan, limits),
             kernels,
             buffers: buffers.collect(),
             ropes: ropes.collect(),
@@ -116,16 +119,12 @@ impl Cpu {
     }
 
     /// Bytes beside the plan's buffers.
-    pub fn scratch_bytes(
-        model: &Model,
-        plan: &Plan,
-        n_threads: usize,
-        n_batch: usize,
-        n_ctx: usize,
-    ) -> usize {
-        let sizes = Sizes::new(model, plan, n_batch);
+    pub fn scratch_bytes(model: &Model, plan: &Plan, limits: &Limits) -> usize {
+        let Limits { n_ctx, n_threads, .. } = *limits;
+        let sizes = Sizes::new(model, plan, limits);
         let parts = attend::Parts::bytes(model.hparams(), n_ctx, n_threads);
-        sizes.bytes().saturating_mul(n_threads).saturating_add(parts)
+        let scores = logits::Scores::bytes(plan, limits);
+        sizes.bytes().saturating_mul(n_threads).saturating_add(parts).saturating_add(scores)
     }
 
     /// The instruction set in use.
@@ -142,7 +141,30 @@ impl Cpu {
     /// are adjacent and their positions ascend from the sequence's length without a gap. The
     /// caller (session) has checked this, the ids and the numbers of rows.
     pub fn step(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row]) {
-        let Cpu { kernels, team, buffers, ropes, scratch, parts } = self;
+        self.run(model, plan, cache, rows, None);
+    }
+
+    /// As [`Cpu::step`], but scores the wanted rows, each by its target, and writes no logits.
+    pub fn score(
+        &mut self,
+        model: &Model,
+        plan: &Plan,
+        cache: &mut Cache,
+        rows: &[Row],
+        targets: &[u32],
+    ) {
+        self.run(model, plan, cache, rows, Some(targets));
+    }
+
+    fn run(
+        &mut self,
+        model: &Model,
+        plan: &Plan,
+        cache: &mut Cache,
+        rows: &[Row],
+        targets: Option<&[u32]>,
+    ) {
+        let Cpu { kernels, team, buffers, ropes, scratch, parts, scores } = self;
         let n_wanted = rows.iter().filter(|r| r.wanted).count();
         team.step(|region| {
             let mut step = Step {
@@ -158,7 +180,12 @@ impl Cpu {
                 n_wanted,
             };
             for op in &plan.ops {
-                step.run(op, cache);
+                if targets.is_none() || op.writes() != Some(plan.logits) {
+                    step.run(op, cache);
+                }
+            }
+            if let Some(targets) = targets {
+                step.score(targets, scores);
             }
         });
         for row in rows {
@@ -172,6 +199,14 @@ impl Cpu {
             Buffer::F32 { data, width } => &data[..n * width],
             Buffer::Acts { .. } => &[],
         }
+    }
+
+    /// What came of wanted row `i` of the last [`Cpu::score`].
+    ///
+    /// # Panics
+    /// It had no such row.
+    pub fn scored(&self, i: usize) -> Score<'_> {
+        self.scores.get(i)
     }
 
     /// As [`Cpu::rows`], to be changed in place by a sampler.
@@ -189,16 +224,18 @@ struct Sizes {
     group: usize,
     row: usize,
     groups: usize,
+    score: logits::Sizes,
 }
 
 impl Sizes {
-    fn new(model: &Model, plan: &Plan, n_batch: usize) -> Sizes {
+    fn new(model: &Model, plan: &Plan, limits: &Limits) -> Sizes {
         let hp = model.hparams();
         Sizes {
             head_dim: hp.head_dim,
             group: hp.n_head / hp.n_head_kv,
             row: hp.n_embd.max(hp.n_head * hp.head_dim),
-            groups: plan.scratch_packs(n_batch),
+            groups: plan.scratch_packs(limits.n_batch.max(limits.n_logits)),
+            score: logits::Sizes::new(limits),
         }
     }
 
@@ -206,6 +243,7 @@ impl Sizes {
         attend::Scratch::bytes(self.head_dim, self.group)
             + self.row * size_of::<f32>()
             + self.groups * size_of::<Pack>()
+            + self.score.bytes()
     }
 }
 
@@ -215,6 +253,7 @@ impl Scratch {
             attend: attend::Scratch::new(sizes.head_dim, sizes.group),
             row: vec![0.0; sizes.row],
             groups: vec![Pack::ZERO; sizes.groups],
+            score: logits::Scratch::new(&sizes.score),
         }
     }
 }
@@ -417,16 +456,7 @@ impl Step<'_> {
     fn linear(&mut self, parts: &[Part], input: Buf, out: Buf, col: usize) {
         let (n, stride) = (self.n_rows(out), self.width(out));
         let mut data = self.take(out);
-        let x = match &self.buffers[input.0] {
-            Buffer::F32 { data, width } => Input::F32(&data[..n * width]),
-            Buffer::Acts { panels, rows, n_groups } => {
-                let (n_panels, n_rows) = acts::split(n);
-                Input::Acts(Acts {
-                    panels: &panels[..n_panels * n_groups],
-                    rows: &rows[..n_rows * n_groups],
-                })
-            }
-        };
+        let x = self.activations(input, n);
         let n_out: usize = parts.iter().map(|part| part.weight.n_out).sum();
         // All tokens of the step share one tile, so that a weight is unpacked once for all.
         let tile_cols =
@@ -448,6 +478,20 @@ impl Step<'_> {
             }
         });
         self.put(out, data);
+    }
+
+    /// The first `n` rows of a buffer, as products read them.
+    fn activations(&self, buf: Buf, n: usize) -> Input<'_> {
+        match &self.buffers[buf.0] {
+            Buffer::F32 { data, width } => Input::F32(&data[..n * width]),
+            Buffer::Acts { panels, rows, n_groups } => {
+                let (n_panels, n_rows) = acts::split(n);
+                Input::Acts(Acts {
+                    panels: &panels[..n_panels * n_groups],
+                    rows: &rows[..n_rows * n_groups],
+                })
+            }
+        }
     }
 
     /// out = x * rows^T + bias, for some rows of a matrix.

@@ -17,6 +17,7 @@
 pub mod acts;
 pub mod attend;
 pub mod lanes;
+pub mod logits;
 pub mod math;
 mod panels;
 pub mod scalar;
@@ -40,6 +41,7 @@ use pith_models::{Act, Pairing};
 
 pub use acts::{A8, Acts, PANEL, Panel, split};
 pub use attend::{CHUNK, Chunk, HEADS, Query, Results, SIDE, Softmax, Stored};
+pub use logits::Candidate;
 pub use panels::{PACK, Pack, STRIP};
 
 use crate::{quant::Format, team::Tile};
@@ -82,6 +84,7 @@ pub struct Kernels {
     from_f16: unsafe fn(&[u16], &mut [f32]),
     attend: unsafe fn(&Chunk<'_>, &[Query<'_>], Results<'_>),
     merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
+    softmax: unsafe fn(&[f32], &mut Softmax),
 }
 
 /// Says whether the CPU can run a table.
@@ -323,6 +326,14 @@ impl Kernels {
         assert!(mixed.len() >= out.len());
         // SAFETY: an available table; lengths checked above.
         unsafe { (self.merge)(state, out, chunk, mixed) }
+    }
+
+    /// Maximum and sum of exp(logit - maximum) of a tile of logits ([`logits::softmax`]).
+    pub fn softmax(&self, logits: &[f32]) -> Softmax {
+        let mut out = Softmax::NONE;
+        // SAFETY: an available table.
+        unsafe { (self.softmax)(logits, &mut out) }
+        out
     }
 }
 

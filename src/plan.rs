@@ -145,6 +145,42 @@ pub struct Plan {
     pub logits: Buf,
     /// Where the final hidden states are, `[n_wanted, n_embd]`.
     pub hidden: Buf,
+    /// How logits are made.
+    pub head: Head,
+}
+
+/// What the ops that write [`Plan::logits`] do, for those who make logits a few ids at a time:
+/// `softcap * tanh((input * weight^T + bias) / softcap)`.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Weight `[n_vocab, n_in]` and bias.
+    pub part: Part,
+    /// What the weight multiplies, as it wants it.
+    pub input: Buf,
+    /// Cap of the logits.
+    pub softcap: Option<f32>,
+}
+
+/// How large steps may be: what memory is planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Positions of a sequence.
+    pub n_ctx: usize,
+    /// Rows of a step.
+    pub n_batch: usize,
+    /// Rows of a step whose logits are wanted.
+    pub n_logits: usize,
+    /// Whether all rows of a step may be scored, and then how many of the best ids each wants.
+    pub n_top: Option<usize>,
+    /// Threads of a step.
+    pub n_threads: usize,
+}
+
+impl Limits {
+    /// Rows of a step whose final hidden states are wanted: for logits, or to be scored.
+    pub fn n_wanted(&self) -> usize {
+        if self.n_top.is_some() { self.n_logits.max(self.n_batch) } else { self.n_logits }
+    }
 }
 
 impl Plan {
@@ -243,14 +279,7 @@ impl<'m> Planner<'m> {
     /// out[.., col..] = input * weight^T + bias, with the input quantized as the weight wants it.
     /// Joins the product before it where both read the same and write side by side.
     fn linear(&mut self, name: &str, n_out: usize, input: Buf, out: Buf, col: usize) -> Result<()> {
-        let BufSpec { width, per_logit, .. } = self.buffers[input.0];
-        let weight = self.weight(&format!("{name}.weight"), n_out, width)?;
-        let bias = self.vector(format!("{name}.bias"), n_out)?;
-        let input = match weight.format.is_float() {
-            true => input,
-            false => self.quantized(input, width, per_logit),
-        };
-        let part = Part { weight, bias };
+        let (part, input) = self.part(name, n_out, input)?;
         if let Some(Op::Linear { parts, input: i, out: o, col: first }) = self.ops.last_mut() {
             let end = *first + parts.iter().map(|p| p.weight.n_out).sum::<usize>();
             if (*i, *o, end) == (input, out, col) {
@@ -260,6 +289,18 @@ impl<'m> Planner<'m> {
         }
         self.ops.push(Op::Linear { parts: vec![part], input, out, col });
         Ok(())
+    }
+
+    /// A matrix, and its input as it wants it.
+    fn part(&mut self, name: &str, n_out: usize, input: Buf) -> Result<(Part, Buf)> {
+        let BufSpec { width, per_logit, .. } = self.buffers[input.0];
+        let weight = self.weight(&format!("{name}.weight"), n_out, width)?;
+        let bias = self.vector(format!("{name}.bias"), n_out)?;
+        let input = match weight.format.is_float() {
+            true => input,
+            false => self.quantized(input, width, per_logit),
+        };
+        Ok((Part { weight, bias }, input))
     }
 
     /// The quantized form of a buffer: shared by all products since the buffer last changed.
@@ -509,11 +550,13 @@ impl<'m> Planner<'m> {
             self.linear("project_out", width, hidden, input, 0)?;
         }
         let logits = self.buffer("logits", hp.n_vocab, BufKind::F32, true);
-        self.linear(head, hp.n_vocab, input, logits, 0)?;
+        let (part, input) = self.part(head, hp.n_vocab, input)?;
+        let head = Head { part: part.clone(), input, softcap: hp.logit_softcap };
+        self.ops.push(Op::Linear { parts: vec![part], input, out: logits, col: 0 });
         if let Some(cap) = hp.logit_softcap {
             self.ops.push(Op::Softcap { buf: logits, cap });
         }
-        Ok(Plan { ops: self.ops, buffers: self.buffers, ropes: self.ropes, logits, hidden })
+        Ok(Plan { ops: self.ops, buffers: self.buffers, ropes: self.ropes, logits, hidden, head })
     }
 }
 
@@ -607,10 +650,19 @@ impl Plan {
         self.ops.iter().map(Op::weight_bytes).sum()
     }
 
-    /// Bytes of all buffers for steps of up to `n_batch` rows and `n_logits` wanted rows.
-    pub fn buffer_bytes(&self, n_batch: usize, n_logits: usize) -> usize {
-        let bytes = |b: &BufSpec| b.bytes(if b.per_logit { n_logits } else { n_batch });
-        self.buffers.iter().map(bytes).fold(0, usize::saturating_add)
+    /// Rows that a buffer has.
+    pub fn n_rows(&self, buf: Buf, limits: &Limits) -> usize {
+        match self.buffers[buf.0].per_logit {
+            _ if buf == self.logits => limits.n_logits,
+            true => limits.n_wanted(),
+            false => limits.n_batch,
+        }
+    }
+
+    /// Bytes of all buffers.
+    pub fn buffer_bytes(&self, limits: &Limits) -> usize {
+        let bytes = |i: usize| self.buffers[i].bytes(self.n_rows(Buf(i), limits));
+        (0..self.buffers.len()).map(bytes).fold(0, usize::saturating_add)
     }
 
     /// Packs of unpacked weights that a thread needs for steps of up to `n_batch` rows.

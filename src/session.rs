@@ -9,8 +9,10 @@ use crate::{
     cpu::{Cpu, Row},
     kernel::Kernels,
     model::{Hparams as Hp, Model},
-    plan::Plan,
+    plan::{Limits, Plan},
 };
+
+pub use crate::{cpu::Score, kernel::Candidate};
 
 /// Context that a session gets where nobody says: enough for most prompts, small on a device.
 const DEFAULT_CTX: usize = 4096;
@@ -26,6 +28,10 @@ pub struct Options {
     pub n_batch: usize,
     /// Most tokens of one step whose logits are wanted.
     pub n_logits: usize,
+    /// Whether there is memory for [`Session::score`]; it needs no `n_logits`.
+    pub score: bool,
+    /// Most of the likeliest ids that a score names.
+    pub n_top: usize,
     /// How the KV cache stores its values.
     pub cache: cache::Type,
     /// Threads; 0 is all cores.
@@ -43,6 +49,8 @@ impl Default for Options {
             n_seq: 1,
             n_batch: 128,
             n_logits: 1,
+            score: false,
+            n_top: 0,
             cache: cache::Type::F16,
             n_threads: 0,
             kernels: None,
@@ -98,6 +106,7 @@ pub struct Session<'m> {
     ids: Vec<Vec<u32>>,
     n_batch: usize,
     n_logits: usize,
+    score: bool,
     memory: Memory,
 }
 
@@ -130,18 +139,19 @@ impl<'m> Session<'m> {
         };
         let Hp { n_layer, n_head_kv, head_dim, .. } = *hp;
         let shape = Shape { n_layer, n_seq, n_head_kv, n_ctx, head_dim, of: options.cache };
+        let n_top = options.score.then_some(options.n_top.min(hp.n_vocab));
+        let limits = Limits { n_ctx, n_batch, n_logits, n_top, n_threads };
         let memory = Memory {
             kv: shape.bytes(),
-            buffers: plan.buffer_bytes(n_batch, n_logits) as u64,
-            scratch: Cpu::scratch_bytes(model, &plan, n_threads, n_batch.max(n_logits), n_ctx)
-                as u64,
+            buffers: plan.buffer_bytes(&limits) as u64,
+            scratch: Cpu::scratch_bytes(model, &plan, &limits) as u64,
         };
         if let Some(limit) = options.max_memory.filter(|&limit| memory.total() > limit) {
             return Err(Error::Memory { needed: memory.total(), limit });
         }
         let kernels = options.kernels.unwrap_or_else(Kernels::best);
         let cache = Cache::new(shape)?;
-        let cpu = Cpu::new(model, &plan, kernels, n_threads, n_batch, n_logits, n_ctx)?;
+        let cpu = Cpu::new(model, &plan, kernels, &limits)?;
         Ok(Session {
             model,
             plan,
@@ -151,6 +161,7 @@ impl<'m> Session<'m> {
             ids: vec![Vec::new(); n_seq],
             n_batch,
             n_logits,
+            score: options.score,
             memory,
         })
     }
@@ -232,6 +243,54 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Appends tokens to a sequence, and hands to `each`, with its index in `ids`, what the model
+    /// says after every token: how probable `targets[i]` is to follow `ids[i]`, and the likeliest
+    /// ids. Needs [`Options::score`], and no memory for logits: they are made and summed a few ids
+    /// at a time.
+    ///
+    /// Perplexity of a text, each token of it given those before:
+    /// ```no_run
+    /// use pith::{Model, Session, session::Options};
+    ///
+    /// let model = Model::open("my-gpt.gguf".as_ref())?;
+    /// let mut session = Session::new(&model, &Options { score: true, ..Options::default() })?;
+    /// let ids = [1, 450, 7483, 310, 3444, 338, 3681];
+    /// let mut sum = 0.0;
+    /// session.score(0, &ids[..6], &ids[1..], |_, score| sum += score.log_prob())?;
+    /// println!("{}", (-sum / 6.0).exp());
+    /// # Ok::<(), pith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::eval`]; also if there is not one target for each token, a target is no token of
+    /// the model, or the session was made without [`Options::score`].
+    pub fn score(
+        &mut self,
+        seq: usize,
+        ids: &[u32],
+        targets: &[u32],
+        mut each: impl FnMut(usize, Score<'_>),
+    ) -> Result<()> {
+        if !self.score {
+            return Err(Error::Invalid("scores of a session made without Options::score".into()));
+        }
+        self.check(seq, ids)?;
+        self.check_tokens(targets)?;
+        if targets.len() != ids.len() {
+            let (n, n_ids) = (targets.len(), ids.len());
+            return Err(Error::Invalid(format!("{n} targets for {n_ids} tokens")));
+        }
+        let batches = ids.chunks(self.n_batch).zip(targets.chunks(self.n_batch));
+        for (i, (ids, targets)) in batches.enumerate() {
+            self.rows.clear();
+            self.push(seq, ids, false);
+            self.rows.iter_mut().for_each(|row| row.wanted = true);
+            self.cpu.score(self.model, &self.plan, &mut self.cache, &self.rows, targets);
+            (0..ids.len()).for_each(|row| each(i * self.n_batch + row, self.cpu.scored(row)));
+        }
+        Ok(())
+    }
+
     /// Appends tokens to several sequences in shared steps; returns the logits
     /// `[batch.len(), n_vocab]` after each one's last token.
     ///
@@ -271,15 +330,20 @@ impl<'m> Session<'m> {
         if ids.is_empty() {
             return Err(Error::Invalid("no tokens to evaluate".into()));
         }
-        let n_vocab = self.model.hparams().n_vocab;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= n_vocab) {
-            return Err(Error::Invalid(format!("token {id} of a vocabulary of {n_vocab}")));
-        }
+        self.check_tokens(ids)?;
         let wanted = past + ids.len();
         if wanted > self.n_ctx() {
             return Err(Error::ContextFull { n_ctx: self.n_ctx(), wanted });
         }
         Ok(())
+    }
+
+    fn check_tokens(&self, ids: &[u32]) -> Result<()> {
+        let n_vocab = self.model.hparams().n_vocab;
+        match ids.iter().find(|&&id| id as usize >= n_vocab) {
+            Some(id) => Err(Error::Invalid(format!("token {id} of a vocabulary of {n_vocab}"))),
+            None => Ok(()),
+        }
     }
 
     fn push(&mut self, seq: usize, ids: &[u32], last_wanted: bool) {

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use pith_models::{Act, Pairing};
 
 use super::{
-    Chunk, Kernels, Matmul, Query, Results, Softmax, attend, lanes,
+    Chunk, Kernels, Matmul, Query, Results, Softmax, attend, lanes, logits,
     panels::multiply,
     scalar,
     x86::{dot::Avx2, overlay, products, quantize, ymm::Ymm},
@@ -41,6 +41,7 @@ pub const TABLE: Kernels = Kernels {
     from_f16,
     attend: attend_chunk,
     merge,
+    softmax,
 };
 
 /// Whether this CPU has what the table needs.
@@ -71,6 +72,7 @@ with_avx2! {
     lanes::add(x: &mut [f32], y: &[f32]);
     lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
     attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
+    logits::softmax(logits: &[f32], out: &mut Softmax);
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ mod floats;
 use pith_models::{Act, Pairing};
 
 use super::{
-    Chunk, Kernels, Query, Results, Softmax, attend, avx2, lanes,
+    Chunk, Kernels, Query, Results, Softmax, attend, avx2, lanes, logits,
     panels::multiply,
     x86::{dot::Avx512Vnni, overlay, products, ymm::Ymm, zmm::Zmm},
 };
@@ -32,6 +32,7 @@ pub const TABLE: Kernels = Kernels {
     rope,
     attend: attend_chunk,
     merge,
+    softmax,
     ..avx2::TABLE
 };
 
@@ -74,6 +75,7 @@ with_avx512! {
     lanes::add(x: &mut [f32], y: &[f32]);
     lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
     attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
+    logits::softmax(logits: &[f32], out: &mut Softmax);
 }
 
 /// # Safety

@@ -56,7 +56,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Sum of f(x).
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sum2(x, x, |x, _| f(x))
 }
 
