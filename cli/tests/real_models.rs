@@ -36,22 +36,16 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
 }
 
 fn perplexity(model: &Model, windows: &[Vec<u32>]) -> f64 {
-    let n_vocab = model.hparams().n_vocab;
-    let options = Options { n_ctx: N_WINDOW, n_logits: 32, ..Options::default() };
+    let options = Options { n_ctx: N_WINDOW, score: true, ..Options::default() };
     let mut session = Session::new(model, &options).unwrap();
     let (mut sum, mut n) = (0.0, 0);
     for ids in windows {
         session.truncate(0, 0);
-        let all = session.eval_all(0, ids, |first, logits| {
-            for (row, i) in logits.chunks_exact(n_vocab).zip(first..) {
-                let Some(&next) = ids.get(i + 1) else { continue };
-                let max = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
-                let total: f64 = row.iter().map(|&l| (f64::from(l) - max).exp()).sum();
-                sum += f64::from(row[next as usize]) - max - total.ln();
-                n += 1;
-            }
+        let score = session.score(0, &ids[..ids.len() - 1], &ids[1..], |_, score| {
+            sum += score.log_prob();
+            n += 1;
         });
-        all.unwrap();
+        score.unwrap();
     }
     (-sum / f64::from(n)).exp()
 }

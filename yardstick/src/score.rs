@@ -83,19 +83,25 @@ pub fn llama(context: &mut Context, windows: &[Vec<u32>], n_batch: usize) -> Res
     Ok(scores)
 }
 
-/// What pith says about each window, every window from an empty context.
+/// What pith says about each window, every window from an empty context. The session has
+/// [`pith::session::Options::score`] and names one likeliest id.
 ///
 /// # Errors
-/// What [`pith::Session::eval_all`] says.
+/// What [`pith::Session::score`] says.
 pub fn pith(session: &mut pith::Session<'_>, windows: &[Vec<u32>]) -> Result<Scores> {
     let mut scores = Scores::default();
-    let n_vocab = session.model().hparams().n_vocab;
     for ids in windows {
         session.truncate(0, 0);
-        let mut logits = Vec::with_capacity(ids.len() * n_vocab);
-        let all = session.eval_all(0, ids, |_, some| logits.extend_from_slice(some));
-        all.map_err(|e| e.to_string())?;
-        scores.push(ids, &logits, n_vocab);
+        // Nothing follows the last id: it stands in for its own target, of which only the likeliest
+        // id is looked at.
+        let targets: Vec<u32> = ids.iter().skip(1).chain(ids.last()).copied().collect();
+        let scored = session.score(0, ids, &targets, |i, score| {
+            scores.top1.push(score.top.first().map_or(0, |best| best.id));
+            if i + 1 < ids.len() {
+                scores.log_probs.push(score.log_prob());
+            }
+        });
+        scored.map_err(|e| e.to_string())?;
     }
     Ok(scores)
 }

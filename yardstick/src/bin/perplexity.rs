@@ -44,7 +44,7 @@ fn main() -> Result<(), String> {
     }
     drop(context);
     let model = pith::Model::open(path).map_err(|e| e.to_string())?;
-    let options = Options { n_ctx, n_threads, n_logits: 64, ..Options::default() };
+    let options = Options { n_ctx, n_threads, score: true, n_top: 1, ..Options::default() };
     let mut session = pith::Session::new(&model, &options).map_err(|e| e.to_string())?;
     let ours = score::pith(&mut session, &windows)?;
     println!(
