@@ -19,7 +19,8 @@ const MAX_COUNT: usize = 1 << 16;
 
 /// Measure how fast a model runs on this machine
 ///
-/// Prompts of several lengths, then generation at several depths of context for one and for several
+/// Prompts of several lengths, a text that is scored (every token's probability given those before
+/// it), then generation at several depths of context for one and for several
 /// sequences at once. Each figure is the median of --repeat runs after one that is not counted.
 /// GB/s are the weights and the cache that generation reads; beside it is how much that is of what
 /// as many threads can read from the file's own pages, measured first.
@@ -37,6 +38,10 @@ pub struct Args {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128,512")]
     #[arg(value_parser = count)]
     prompt: Vec<usize>,
+    /// Lengths of the texts that are scored
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
+    #[arg(value_parser = count)]
+    score: Vec<usize>,
     /// Tokens in the context when generation begins; left out where the context is shorter
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,1024,4096")]
     depth: Vec<usize>,
@@ -70,6 +75,7 @@ fn count(text: &str) -> std::result::Result<usize, String> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Task {
     Prompt,
+    Scoring,
     Generation,
 }
 
@@ -77,6 +83,7 @@ impl Task {
     fn name(self) -> &'static str {
         match self {
             Task::Prompt => "prompt",
+            Task::Scoring => "scoring",
             Task::Generation => "generation",
         }
     }
@@ -139,11 +146,11 @@ pub fn run(args: &Args) -> Result<End> {
         args,
         model: &model,
         bar: Bar::steps(),
-        n_cells: args.prompt.len() + args.depth.len() * args.batch.len(),
+        n_cells: args.prompt.len() + args.score.len() + args.depth.len() * args.batch.len(),
         outcomes: Vec::new(),
         left_out: Vec::new(),
     };
-    let one = bench.session(1, bench.n_ctx().min(FILL))?;
+    let one = bench.session(Task::Prompt, 1, bench.n_ctx().min(FILL))?;
     let (kernels, n_threads) = (one.kernels().name(), one.n_threads());
     drop(one);
     bench.show("reading the file");
@@ -174,7 +181,7 @@ impl<'a> Bench<'a> {
         if self.args.place.ctx == 0 { most } else { most.min(self.args.place.ctx) }
     }
 
-    fn session(&self, n_seq: usize, n_ctx: usize) -> Result<Session<'a>> {
+    fn session(&self, task: Task, n_seq: usize, n_ctx: usize) -> Result<Session<'a>> {
         let options = self.args.place.options();
         Session::new(
             self.model,
@@ -183,6 +190,7 @@ impl<'a> Bench<'a> {
                 n_seq,
                 n_batch: options.n_batch.max(n_seq),
                 n_logits: n_seq,
+                score: task == Task::Scoring,
                 max_memory: options.max_memory.or(Some(MAX_MEMORY)),
                 ..options
             },
@@ -196,7 +204,10 @@ impl<'a> Bench<'a> {
 
     /// Measures what there is to measure, until Ctrl-C.
     fn all(&mut self) -> Result<End> {
-        let end = self.prompts()?;
+        let mut end = self.texts(Task::Prompt, &self.args.prompt)?;
+        if end != End::Interrupted {
+            end = self.texts(Task::Scoring, &self.args.score)?;
+        }
         for n_seq in ascending(&self.args.batch) {
             if end == End::Interrupted || self.generation(n_seq)? == End::Interrupted {
                 return Ok(End::Interrupted);
@@ -205,15 +216,19 @@ impl<'a> Bench<'a> {
         Ok(end)
     }
 
-    fn prompts(&mut self) -> Result<End> {
-        let cell = |n_tokens| Cell { task: Task::Prompt, n_tokens, n_seq: 1, depth: 0 };
-        let cells = ascending(&self.args.prompt).map(cell).collect();
+    /// Texts from an empty context: prompts, or what is scored.
+    fn texts(&mut self, task: Task, lengths: &[usize]) -> Result<End> {
+        let cell = |n_tokens| Cell { task, n_tokens, n_seq: 1, depth: 0 };
+        let cells = ascending(lengths).map(cell).collect();
         let Some((mut session, cells)) = self.fitting(cells)? else { return Ok(End::Done) };
         for cell in cells {
             let ids: Vec<u32> = (0..cell.n_tokens).map(|i| self.id(0, i)).collect();
             let end = self.measure(&mut session, cell, |session| {
                 session.truncate(0, 0);
-                session.eval(0, &ids).map(|_| ())
+                match task {
+                    Task::Scoring => session.score(0, &ids, &ids, |_, _| ()),
+                    _ => session.eval(0, &ids).map(|_| ()),
+                }
             })?;
             if end == End::Interrupted {
                 return Ok(end);
@@ -257,7 +272,7 @@ impl<'a> Bench<'a> {
             let n_ctx = last.depth.saturating_add(last.n_tokens);
             let why = match self.n_ctx() {
                 most if n_ctx > most => format!("the context holds {most} tokens"),
-                _ => match self.session(last.n_seq, n_ctx) {
+                _ => match self.session(last.task, last.n_seq, n_ctx) {
                     Ok(session) => return Ok(Some((session, cells))),
                     Err(error @ Error::Memory { .. }) => error.to_string(),
                     Err(error) => return Err(error),
@@ -298,6 +313,7 @@ impl<'a> Bench<'a> {
     ) -> Result<End> {
         self.show(&match cell.task {
             Task::Prompt => format!("prompt of {}", cell.n_tokens),
+            Task::Scoring => format!("scoring of {}", cell.n_tokens),
             Task::Generation => format!("generation at {}, {} at once", cell.depth, cell.n_seq),
         });
         let mut rates = Vec::with_capacity(self.args.repeat);
@@ -359,7 +375,7 @@ fn macs_per_token(session: &Session<'_>, cell: Cell) -> f64 {
     let logits: usize = plan.ops.iter().filter(of_logits).map(Op::macs).sum();
     let times = match cell.task {
         Task::Prompt => 1.0 / cell.n_tokens as f64,
-        Task::Generation => 1.0,
+        Task::Scoring | Task::Generation => 1.0,
     };
     (all - logits) as f64 + logits as f64 * times
 }

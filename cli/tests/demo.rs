@@ -382,8 +382,11 @@ fn the_demo_shows_and_runs_both_commands() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-const SMALL_BENCH: [&str; 10] =
-    ["--prompt", "16,999", "--depth", "0,64", "--batch", "1,2", "-n", "4", "--repeat", "2"];
+#[rustfmt::skip]
+const SMALL_BENCH: [&str; 12] = [
+    "--prompt", "16,999", "--score", "8,600", "--depth", "0,64", "--batch", "1,2", "-n", "4",
+    "--repeat", "2",
+];
 
 #[test]
 fn bench_measures_what_fits_and_names_what_does_not() {
@@ -398,6 +401,7 @@ fn bench_measures_what_fits_and_names_what_does_not() {
     let generation = Value::from("generation");
     let wanted = [
         (&Value::from("prompt"), [16, 1, 0]),
+        (&Value::from("scoring"), [8, 1, 0]),
         (&generation, [4, 1, 0]),
         (&generation, [4, 1, 64]),
         (&generation, [4, 2, 0]),
@@ -412,13 +416,14 @@ fn bench_measures_what_fits_and_names_what_does_not() {
     }
     let left_out = object["left_out"].to_string();
     assert!(left_out.contains("999") && left_out.contains("512"), "{left_out}");
+    assert!(left_out.contains("scoring of 600"), "{left_out}");
 
     let table = stdout(&args);
     assert_eq!(table.lines().filter(|line| line.starts_with("generation")).count(), 4, "{table}");
     assert!(table.contains("left out: prompt of 999 tokens"), "{table}");
     let csv = stdout(&[&args[..], &["--csv", "--kernels", "scalar", "--threads", "1"]].concat());
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
-    assert_eq!(rows.len(), 6);
+    assert_eq!(rows.len(), 7);
     assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{csv}");
     assert!(rows[1..].iter().all(|row| row[4..6] == ["scalar", "1"]), "{csv}");
 }
@@ -430,6 +435,8 @@ fn bench_leaves_out_what_is_over_the_memory_allowed() {
         model(),
         "--prompt",
         "8",
+        "--score",
+        "8",
         "--batch",
         "1,5000",
         "--depth",
@@ -439,7 +446,7 @@ fn bench_leaves_out_what_is_over_the_memory_allowed() {
     ];
     let object: Value =
         serde_json::from_str(&stdout(&[&args[..], &["--json", "--repeat", "1"]].concat())).unwrap();
-    assert_eq!(object["results"].as_array().unwrap().len(), 2);
+    assert_eq!(object["results"].as_array().unwrap().len(), 3);
     assert!(object["left_out"].to_string().contains("5000 x"), "{object}");
 }
 

@@ -72,6 +72,7 @@ fn table(results: &Results) -> String {
 fn described(cell: &Cell) -> String {
     match cell.task {
         Task::Prompt => format!("prompt of {} tokens", cell.n_tokens),
+        Task::Scoring => format!("scoring of {} tokens", cell.n_tokens),
         Task::Generation => {
             format!(
                 "{} x {} tokens of generation at depth {}",
