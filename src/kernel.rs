@@ -40,7 +40,7 @@ use std::sync::OnceLock;
 use pith_models::{Act, Pairing};
 
 pub use acts::{A8, Acts, PANEL, Panel, split};
-pub use attend::{CHUNK, Chunk, HEADS, Query, Results, SIDE, Softmax, Stored};
+pub use attend::{CHUNK, Chunk, HEADS, Query, Results, SHARE, SIDE, Softmax, Stored};
 pub use logits::Candidate;
 pub use panels::{PACK, Pack, STRIP};
 
@@ -311,6 +311,8 @@ impl Kernels {
         assert!((1..=HEADS).contains(&queries.len()) && out.mixed.len() >= queries.len() * width);
         let n = chunk.values.len() / width;
         assert!(n <= CHUNK && chunk.keys.len() >= n.next_multiple_of(SIDE) * head_dim);
+        assert!(chunk.keys.has_scales(n.next_multiple_of(SIDE), head_dim));
+        assert!(chunk.values.has_scales(n, head_dim));
         for query in queries {
             assert!(query.q.len() == head_dim && query.first < query.end && query.end <= n);
         }

@@ -317,7 +317,7 @@ fn widened<'a>(kernels: &Kernels, chunk: Chunk<'a>, wide: &'a mut [Vec<f32>; 2])
             kernels.from_f16(from, to);
             Stored::F32(to)
         }
-        Stored::F32(_) => from,
+        Stored::F32(_) | Stored::Q8_0 { .. } => from,
     };
     Chunk { keys: widen(chunk.keys, keys), values: widen(chunk.values, values), ..chunk }
 }

@@ -25,7 +25,18 @@ pub enum Stored<'a> {
     F16(&'a [u16]),
     /// f32.
     F32(&'a [f32]),
+    /// Codes, each of which counts as its scale (binary16) times itself. [`SHARE`] dimensions of a
+    /// position share a scale: scales lie as codes do, with these shares for dimensions.
+    Q8_0 {
+        /// -127..=127.
+        codes: &'a [i8],
+        /// One for each share, the last of which may be shorter.
+        scales: &'a [u16],
+    },
 }
+
+/// Dimensions that share a scale.
+pub const SHARE: usize = 32;
 
 impl Stored<'_> {
     /// Number of values.
@@ -33,6 +44,7 @@ impl Stored<'_> {
         match self {
             Stored::F16(x) => x.len(),
             Stored::F32(x) => x.len(),
+            Stored::Q8_0 { codes, .. } => codes.len(),
         }
     }
 
@@ -41,21 +53,42 @@ impl Stored<'_> {
         self.len() == 0
     }
 
-    /// One value.
-    fn get(&self, i: usize) -> f32 {
+    /// Whether there are scales for `n` positions of `head_dim` dimensions, or none are needed.
+    pub(super) fn has_scales(&self, n: usize, head_dim: usize) -> bool {
         match self {
-            Stored::F16(x) => half::f16::from_bits(x[i]).to_f32(),
-            Stored::F32(x) => x[i],
+            Stored::F16(_) | Stored::F32(_) => true,
+            Stored::Q8_0 { scales, .. } => scales.len() >= n * head_dim.div_ceil(SHARE),
         }
+    }
+
+    /// Value `i`, whose scale is number `share`.
+    fn get(&self, i: usize, share: usize) -> f32 {
+        let widen = |half: u16| half::f16::from_bits(half).to_f32();
+        match self {
+            Stored::F16(x) => widen(x[i]),
+            Stored::F32(x) => x[i],
+            Stored::Q8_0 { codes, scales } => widen(scales[share]) * f32::from(codes[i]),
+        }
+    }
+
+    /// Dimension `d` of position `j`'s key.
+    fn key(&self, head_dim: usize, j: usize, d: usize) -> f32 {
+        let at = |width: usize, d: usize| (j / SIDE * width + d) * SIDE + j % SIDE;
+        self.get(at(head_dim, d), at(head_dim.div_ceil(SHARE), d / SHARE))
+    }
+
+    /// Dimension `d` of position `j`'s value.
+    fn value(&self, head_dim: usize, width: usize, j: usize, d: usize) -> f32 {
+        self.get(j * width + d, j * head_dim.div_ceil(SHARE) + d / SHARE)
     }
 }
 
 /// Keys and values of one head over a chunk, and how scores are made.
 #[derive(Clone, Copy)]
 pub struct Chunk<'a> {
-    /// `[n_positions / SIDE, head_dim, SIDE]`.
+    /// `[n_positions / SIDE, head_dim, SIDE]`, scales `[n_positions / SIDE, n_shares, SIDE]`.
     pub keys: Stored<'a>,
-    /// `[n_positions, width]`.
+    /// `[n_positions, width]`, scales `[n_positions, n_shares]`.
     pub values: Stored<'a>,
     /// Dimensions of a key.
     pub head_dim: usize,
@@ -112,12 +145,12 @@ pub fn plain(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
     let Results { scores, softmax, mixed } = out;
     for (i, query) in queries.iter().enumerate() {
         for j in query.first..query.end {
-            let key = |d: usize| chunk.keys.get((j / SIDE * head_dim + d) * SIDE + j % SIDE);
+            let key = |d: usize| chunk.keys.key(head_dim, j, d);
             scores[i][j] = (0..head_dim).fold(0.0, |s, d| s + query.q[d] * key(d));
         }
         softmax[i] = exponentials(chunk, query, &mut scores[i]);
         for (d, mixed) in mixed[i * width..][..width].iter_mut().enumerate() {
-            let value = |j: usize| chunk.values.get(j * width + d);
+            let value = |j: usize| chunk.values.value(head_dim, width, j, d);
             *mixed = (query.first..query.end).fold(0.0, |m, j| m + scores[i][j] * value(j));
         }
     }
@@ -190,29 +223,72 @@ pub fn merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]
     }
 }
 
-/// How a stored value is widened.
-trait Element {
-    type Value: Copy;
-    unsafe fn load<F: Floats>(at: *const Self::Value) -> F::Float;
-}
+/// Where stored values lie, and how they are widened.
+///
+/// # Safety
+/// Every function needs the instruction set, and an index of as many values or scales as it says.
+trait Elements: Copy {
+    /// Dimensions that share a scale; where there are no scales, all.
+    const SHARE: usize = usize::MAX;
 
-struct F16;
-impl Element for F16 {
-    type Value = u16;
+    /// LANES values whose scales are in `scale`.
+    unsafe fn load<F: Floats>(self, at: usize, scale: F::Float) -> F::Float;
+
+    /// LANES scales.
     #[inline(always)]
-    unsafe fn load<F: Floats>(at: *const u16) -> F::Float {
+    unsafe fn scales<F: Floats>(self, _: usize) -> F::Float {
         // SAFETY: passed on.
-        unsafe { F::widen(at) }
+        unsafe { F::zero() }
+    }
+
+    /// One scale in all lanes.
+    #[inline(always)]
+    unsafe fn scale<F: Floats>(self, _: usize) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::zero() }
     }
 }
 
-struct F32;
-impl Element for F32 {
-    type Value = f32;
+impl Elements for *const u16 {
     #[inline(always)]
-    unsafe fn load<F: Floats>(at: *const f32) -> F::Float {
+    unsafe fn load<F: Floats>(self, at: usize, _: F::Float) -> F::Float {
         // SAFETY: passed on.
-        unsafe { F::load(at) }
+        unsafe { F::widen(self.add(at)) }
+    }
+}
+
+impl Elements for *const f32 {
+    #[inline(always)]
+    unsafe fn load<F: Floats>(self, at: usize, _: F::Float) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::load(self.add(at)) }
+    }
+}
+
+/// Codes and their scales.
+#[derive(Clone, Copy)]
+struct Scaled {
+    codes: *const i8,
+    scales: *const u16,
+}
+
+impl Elements for Scaled {
+    const SHARE: usize = SHARE;
+
+    #[inline(always)]
+    unsafe fn load<F: Floats>(self, at: usize, scale: F::Float) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::mul(scale, F::widen_codes(self.codes.add(at))) }
+    }
+    #[inline(always)]
+    unsafe fn scales<F: Floats>(self, at: usize) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::widen(self.scales.add(at)) }
+    }
+    #[inline(always)]
+    unsafe fn scale<F: Floats>(self, at: usize) -> F::Float {
+        // SAFETY: passed on.
+        unsafe { F::all_halves(*self.scales.add(at)) }
     }
 }
 
@@ -230,23 +306,31 @@ pub unsafe fn vectors<F: Floats, const C: usize, const D: usize>(
     // SAFETY: passed on.
     unsafe {
         match chunk.keys {
-            Stored::F16(keys) => all_scores::<F, F16, C>(chunk, keys, queries, scores),
-            Stored::F32(keys) => all_scores::<F, F32, C>(chunk, keys, queries, scores),
+            Stored::F16(keys) => all_scores::<F, _, C>(chunk, keys.as_ptr(), queries, scores),
+            Stored::F32(keys) => all_scores::<F, _, C>(chunk, keys.as_ptr(), queries, scores),
+            Stored::Q8_0 { codes, scales } => {
+                let keys = Scaled { codes: codes.as_ptr(), scales: scales.as_ptr() };
+                all_scores::<F, _, C>(chunk, keys, queries, scores);
+            }
         }
         for (i, query) in queries.iter().enumerate() {
             softmax[i] = exponentials(chunk, query, &mut scores[i]);
         }
         match chunk.values {
-            Stored::F16(values) => mix::<F, F16, D>(chunk, values, queries, scores, mixed),
-            Stored::F32(values) => mix::<F, F32, D>(chunk, values, queries, scores, mixed),
+            Stored::F16(values) => mix::<F, _, D>(chunk, values.as_ptr(), queries, scores, mixed),
+            Stored::F32(values) => mix::<F, _, D>(chunk, values.as_ptr(), queries, scores, mixed),
+            Stored::Q8_0 { codes, scales } => {
+                let values = Scaled { codes: codes.as_ptr(), scales: scales.as_ptr() };
+                mix::<F, _, D>(chunk, values, queries, scores, mixed);
+            }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn all_scores<F: Floats, E: Element, const C: usize>(
+unsafe fn all_scores<F: Floats, E: Elements, const C: usize>(
     chunk: &Chunk<'_>,
-    keys: &[E::Value],
+    keys: E,
     queries: &[Query<'_>],
     scores: &mut [[f32; CHUNK]; HEADS],
 ) {
@@ -275,9 +359,9 @@ unsafe fn all_scores<F: Floats, E: Element, const C: usize>(
 
 /// Scores of R queries with C vectors of positions from `j` on.
 #[inline(always)]
-unsafe fn some_scores<F: Floats, E: Element, const R: usize, const C: usize>(
+unsafe fn some_scores<F: Floats, E: Elements, const R: usize, const C: usize>(
     head_dim: usize,
-    keys: &[E::Value],
+    keys: E,
     q: [*const f32; HEADS],
     j: usize,
     scores: &mut [[f32; CHUNK]; HEADS],
@@ -285,21 +369,31 @@ unsafe fn some_scores<F: Floats, E: Element, const R: usize, const C: usize>(
     // SAFETY: by `all_scores`; a query has head_dim values; scores of C vectors fit the chunk.
     unsafe {
         let mut sums = [[F::zero(); C]; R];
-        let mut at = [keys.as_ptr(); C];
+        let (mut at, mut scales_at) = ([0; C], [0; C]);
         for c in 0..C {
             let j = j + c * F::LANES;
-            at[c] = keys.as_ptr().add(j / SIDE * head_dim * SIDE + j % SIDE);
+            at[c] = j / SIDE * head_dim * SIDE + j % SIDE;
+            scales_at[c] = j / SIDE * head_dim.div_ceil(E::SHARE) * SIDE + j % SIDE;
         }
-        for d in 0..head_dim {
-            let mut k = [F::zero(); C];
+        let mut d = 0;
+        while d < head_dim {
+            let mut scales = [F::zero(); C];
             for c in 0..C {
-                k[c] = E::load::<F>(at[c].add(d * SIDE));
+                scales[c] = keys.scales::<F>(scales_at[c] + d / E::SHARE * SIDE);
             }
-            for r in 0..R {
-                let q = F::all(*q[r].add(d));
+            let end = head_dim.min(d.saturating_add(E::SHARE));
+            while d < end {
+                let mut k = [F::zero(); C];
                 for c in 0..C {
-                    sums[r][c] = F::add(sums[r][c], F::mul(q, k[c]));
+                    k[c] = keys.load::<F>(at[c] + d * SIDE, scales[c]);
                 }
+                for r in 0..R {
+                    let q = F::all(*q[r].add(d));
+                    for c in 0..C {
+                        sums[r][c] = F::add(sums[r][c], F::mul(q, k[c]));
+                    }
+                }
+                d += 1;
             }
         }
         for r in 0..R {
@@ -313,9 +407,9 @@ unsafe fn some_scores<F: Floats, E: Element, const R: usize, const C: usize>(
 /// Sums of exp(score - max) * value: what all queries see together, and before and after it what
 /// only some of them see.
 #[inline(always)]
-unsafe fn mix<F: Floats, E: Element, const D: usize>(
+unsafe fn mix<F: Floats, E: Elements, const D: usize>(
     chunk: &Chunk<'_>,
-    values: &[E::Value],
+    values: E,
     queries: &[Query<'_>],
     scores: &[[f32; CHUNK]; HEADS],
     mixed: &mut [f32],
@@ -328,50 +422,50 @@ unsafe fn mix<F: Floats, E: Element, const D: usize>(
     unsafe {
         for (i, query) in queries.iter().enumerate() {
             let span = query.first..from.min(query.end);
-            some_mixed::<F, E, 1, D>(width, values, span, i, scores, mixed);
+            some_mixed::<F, E, 1, D>(chunk, values, span, i, scores, mixed);
         }
         let all = from..to;
         match queries.len() {
-            4 => some_mixed::<F, E, 4, D>(width, values, all, 0, scores, mixed),
-            3 => some_mixed::<F, E, 3, D>(width, values, all, 0, scores, mixed),
-            2 => some_mixed::<F, E, 2, D>(width, values, all, 0, scores, mixed),
-            _ => some_mixed::<F, E, 1, D>(width, values, all, 0, scores, mixed),
+            4 => some_mixed::<F, E, 4, D>(chunk, values, all, 0, scores, mixed),
+            3 => some_mixed::<F, E, 3, D>(chunk, values, all, 0, scores, mixed),
+            2 => some_mixed::<F, E, 2, D>(chunk, values, all, 0, scores, mixed),
+            _ => some_mixed::<F, E, 1, D>(chunk, values, all, 0, scores, mixed),
         }
         for (i, query) in queries.iter().enumerate() {
             let span = to.max(query.first)..query.end;
-            some_mixed::<F, E, 1, D>(width, values, span, i, scores, mixed);
+            some_mixed::<F, E, 1, D>(chunk, values, span, i, scores, mixed);
         }
     }
 }
 
 /// Takes positions `span` into the sums of R queries from `first` on.
 #[inline(always)]
-unsafe fn some_mixed<F: Floats, E: Element, const R: usize, const D: usize>(
-    width: usize,
-    values: &[E::Value],
+unsafe fn some_mixed<F: Floats, E: Elements, const R: usize, const D: usize>(
+    chunk: &Chunk<'_>,
+    values: E,
     span: Range<usize>,
     first: usize,
     scores: &[[f32; CHUNK]; HEADS],
     mixed: &mut [f32],
 ) {
-    let mut d = 0;
+    let (mut d, width) = (0, chunk.width);
     // SAFETY: by `mix`; vectors of dimensions are below `width`, a multiple of SIDE.
     unsafe {
         while d + D * F::LANES <= width {
-            mix_vectors::<F, E, R, D>(width, values, span.clone(), (first, d), scores, mixed);
+            mix_vectors::<F, E, R, D>(chunk, values, span.clone(), (first, d), scores, mixed);
             d += D * F::LANES;
         }
         while d < width {
-            mix_vectors::<F, E, R, 1>(width, values, span.clone(), (first, d), scores, mixed);
+            mix_vectors::<F, E, R, 1>(chunk, values, span.clone(), (first, d), scores, mixed);
             d += F::LANES;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn mix_vectors<F: Floats, E: Element, const R: usize, const D: usize>(
-    width: usize,
-    values: &[E::Value],
+unsafe fn mix_vectors<F: Floats, E: Elements, const R: usize, const D: usize>(
+    chunk: &Chunk<'_>,
+    values: E,
     span: Range<usize>,
     (first, d): (usize, usize),
     scores: &[[f32; CHUNK]; HEADS],
@@ -380,6 +474,8 @@ unsafe fn mix_vectors<F: Floats, E: Element, const R: usize, const D: usize>(
     if span.is_empty() {
         return;
     }
+    let width = chunk.width;
+    let n_scales = chunk.head_dim.div_ceil(E::SHARE);
     // SAFETY: by `some_mixed`.
     unsafe {
         let mut sums = [[F::zero(); D]; R];
@@ -391,8 +487,14 @@ unsafe fn mix_vectors<F: Floats, E: Element, const R: usize, const D: usize>(
         }
         for j in span {
             let mut v = [F::zero(); D];
+            let mut scale = F::zero();
             for i in 0..D {
-                v[i] = E::load::<F>(values.as_ptr().add(j * width + d + i * F::LANES));
+                // d is a multiple of D * LANES, so whole vectors share scales.
+                if (i * F::LANES).is_multiple_of(E::SHARE) {
+                    let share = d / E::SHARE + i * F::LANES / E::SHARE;
+                    scale = values.scale::<F>(j * n_scales + share);
+                }
+                v[i] = values.load::<F>(j * width + d + i * F::LANES, scale);
             }
             for r in 0..R {
                 let p = F::all(*scores[first + r].as_ptr().add(j));

@@ -35,6 +35,11 @@ impl<D: Dot> Floats for Ymm<D> {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
     #[inline(always)]
+    unsafe fn widen_codes(from: *const i8) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store(x: __m256, to: *mut f32) {
         // SAFETY: by the trait's contract.
         unsafe { _mm256_storeu_ps(to, x) }
@@ -43,6 +48,11 @@ impl<D: Dot> Floats for Ymm<D> {
     unsafe fn all(x: f32) -> __m256 {
         // SAFETY: by the trait's contract.
         unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn all_halves(x: u16) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(x.cast_signed())) }
     }
     #[inline(always)]
     unsafe fn mul(a: __m256, b: __m256) -> __m256 {

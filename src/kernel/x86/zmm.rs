@@ -34,6 +34,11 @@ impl Floats for Zmm {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
     }
     #[inline(always)]
+    unsafe fn widen_codes(from: *const i8) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store(x: __m512, to: *mut f32) {
         // SAFETY: by the trait's contract.
         unsafe { _mm512_storeu_ps(to, x) }
@@ -42,6 +47,11 @@ impl Floats for Zmm {
     unsafe fn all(x: f32) -> __m512 {
         // SAFETY: by the trait's contract.
         unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn all_halves(x: u16) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(x.cast_signed())) }
     }
     #[inline(always)]
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
