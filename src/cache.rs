@@ -382,6 +382,56 @@ mod tests {
         }
     }
 
+    /// Zeros, subnormals, ties, the ends of f32, NaN: whatever comes is stored alike.
+    #[test]
+    fn every_table_stores_the_same() {
+        let odd = [
+            0.0,
+            -0.0,
+            1e-45,
+            1e-38,
+            -3e-6,
+            0.5,
+            1.5,
+            -2.5,
+            127.0,
+            1e5,
+            -3e38,
+            f32::INFINITY,
+            f32::NAN,
+        ];
+        let rows: Vec<Vec<f32>> = (0..odd.len() * 5)
+            .map(|i| {
+                (0..DIMS).map(|d| if d % 5 == i % 5 { odd[i / 5] } else { d as f32 }).collect()
+            })
+            .collect();
+        let stored = |of: Type, kernels: &Kernels| {
+            let n_ctx = rows.len();
+            let mut cache = Cache::new(Shape { n_ctx, ..shape(of) }).unwrap();
+            for (position, row) in rows.iter().enumerate() {
+                cache.write(kernels, (0, 0, 0), position, (row, row));
+            }
+            let bits = |store: Stored<'_>| -> Vec<u32> {
+                match store {
+                    Stored::F16(x) => x.iter().map(|&x| x.into()).collect(),
+                    Stored::F32(x) => x.iter().map(|x| x.to_bits()).collect(),
+                    Stored::Q8_0 { codes, scales } => {
+                        let codes = codes.iter().map(|&code| u32::from(code.cast_unsigned()));
+                        codes.chain(scales.iter().map(|&scale| scale.into())).collect()
+                    }
+                }
+            };
+            let (keys, values) = cache.get((0, 0, 0), 0..n_ctx);
+            [bits(keys), bits(values)]
+        };
+        for &of in Type::ALL {
+            let wanted = stored(of, Kernels::by_name("scalar").unwrap());
+            for kernels in Kernels::available() {
+                assert_eq!(stored(of, kernels), wanted, "{} {}", kernels.name(), of.name());
+            }
+        }
+    }
+
     #[test]
     fn an_absurd_shape_is_refused() {
         for &of in Type::ALL {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pith::{
-    Error, Model, Result,
+    Error, Model, Result, cache,
     kernel::Kernels,
     sampler::{self, Sampler},
     session::{self, Options, Session},
@@ -28,6 +28,9 @@ pub struct Place {
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// How keys and values of the context are kept: f16, f32 or q8_0, about half of f16's memory
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
+    pub cache_type: cache::Type,
     /// Kernels by name instead of the best ones this machine has (`scalar` is the reference)
     #[arg(long, value_name = "NAME", value_parser = kernels)]
     pub kernels: Option<&'static Kernels>,
@@ -47,12 +50,20 @@ impl Place {
         Options {
             n_ctx: self.ctx,
             n_seq: 1,
+            cache: self.cache_type,
             n_threads: self.threads,
             kernels: self.kernels,
             max_memory: self.max_memory.map(|mib| mib.saturating_mul(1 << 20)),
             ..Options::default()
         }
     }
+}
+
+fn cache_type(name: &str) -> std::result::Result<cache::Type, String> {
+    cache::Type::by_name(name).ok_or_else(|| {
+        let names: Vec<_> = cache::Type::ALL.iter().map(|of| of.name()).collect();
+        format!("wanted one of {}", names.join(", "))
+    })
 }
 
 fn kernels(name: &str) -> std::result::Result<&'static Kernels, String> {

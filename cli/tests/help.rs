@@ -36,6 +36,12 @@ fn unknown_arguments_are_usage_errors() {
         let output = pith(&[&["run", "model.gguf", "--prompt", "x"][..], &bad].concat());
         assert_eq!(output.status.code(), Some(2), "{bad:?}");
     }
+    for bad in [["--cache-type", "q4_0"], ["--cache-type", ""]] {
+        let output = pith(&[&["run", "model.gguf", "--prompt", "x"][..], &bad].concat());
+        assert_eq!(output.status.code(), Some(2), "{bad:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("f16, f32, q8_0"), "{text}");
+    }
     for bad in [["--batch", "0"], ["--repeat", "0"], ["--prompt", "1,x"], ["--batch", "65537"]] {
         let output = pith(&[&["bench", "model.gguf"][..], &bad].concat());
         assert_eq!(output.status.code(), Some(2), "{bad:?}");
