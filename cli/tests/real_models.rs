@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use pith::{Model, Session, session::Options, tokenizer::Encode};
+use pith::{Model, Session, cache, session::Options, tokenizer::Encode};
 
 /// Tokens that are scored, and in windows of how many.
 const N_TOKENS: usize = 2000;
@@ -35,8 +35,8 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
-fn perplexity(model: &Model, windows: &[Vec<u32>]) -> f64 {
-    let options = Options { n_ctx: N_WINDOW, score: true, ..Options::default() };
+fn perplexity(model: &Model, windows: &[Vec<u32>], cache: cache::Type) -> f64 {
+    let options = Options { n_ctx: N_WINDOW, score: true, cache, ..Options::default() };
     let mut session = Session::new(model, &options).unwrap();
     let (mut sum, mut n) = (0.0, 0);
     for ids in windows {
@@ -56,7 +56,7 @@ fn check(file: &str, ids_hash: u64, llama_cpp: f64, tolerance: f64) {
     let windows = windows(&model);
     let hash = fnv(windows.iter().flatten().flat_map(|id| id.to_le_bytes()));
     assert_eq!(hash, ids_hash, "{file}: the ids differ from llama.cpp's");
-    let got = perplexity(&model, &windows);
+    let got = perplexity(&model, &windows, cache::Type::F16);
     eprintln!("{file}: perplexity {got:.4}, llama.cpp {llama_cpp:.4}");
     assert!((got / llama_cpp - 1.0).abs() < tolerance, "{file}: {got}, llama.cpp {llama_cpp}");
 }
@@ -83,6 +83,20 @@ fn smollm2_scores_as_llama_cpp_does() {
 #[ignore = "needs fetched/gemma-3-270m-q4_k_m.gguf (scripts/fetch-models.sh)"]
 fn gemma_3_scores_as_llama_cpp_does() {
     check("gemma-3-270m-q4_k_m.gguf", 0xc4f3_da46_3861_99a8, 50.6885, 0.01);
+}
+
+/// Rounding keys and values to Q8_0 moves the perplexity as little as another order of sums would.
+#[test]
+#[ignore = "needs fetched/SmolLM2-135M-Instruct.Q4_1.gguf and gemma-3-270m-q4_k_m.gguf"]
+fn a_q8_0_cache_scores_as_one_of_f32_does() {
+    for file in ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"] {
+        let model = Model::open(&fetched(file)).unwrap();
+        let windows = windows(&model);
+        let of = |cache| perplexity(&model, &windows, cache);
+        let [f16, f32, q8_0] = [cache::Type::F16, cache::Type::F32, cache::Type::Q8_0].map(of);
+        eprintln!("{file}: perplexity {f32:.4} with a cache of f32, f16 {f16:.4}, q8_0 {q8_0:.4}");
+        assert!((q8_0 / f32 - 1.0).abs() < 0.005, "{file}: {q8_0} and {f32}");
+    }
 }
 
 #[test]

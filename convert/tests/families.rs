@@ -104,24 +104,52 @@ fn threads_chunks_and_instruction_sets_do_not_change_a_bit() {
     for variant in variants() {
         let model = model(folder.path(), &variant, format_for(&variant));
         let ids = Checkpoint::open(&variant).goldens().remove(0).ids;
-        let run = |n_threads, n_batch, kernels| {
-            let options =
-                Options { n_threads, n_batch, n_logits: n_batch, kernels, ..Options::default() };
-            let mut session = Session::new(&model, &options).unwrap();
-            bits(&logits(&mut session, &ids))
-        };
-        let wanted = run(1, 64, Kernels::by_name("scalar"));
-        for &kernels in Kernels::available() {
-            for (n_threads, n_batch) in [(1, 1), (1, 64), (2, 7), (3, 64), (4, 1), (4, 16)] {
-                let got = run(n_threads, n_batch, Some(kernels));
-                let name = kernels.name();
-                assert!(
-                    got == wanted,
-                    "{variant}, {name}, {n_threads} threads, chunks of {n_batch}"
-                );
+        for &cache in cache::Type::ALL {
+            let run = |n_threads, n_batch, kernels| {
+                let n_logits = n_batch;
+                let options =
+                    Options { n_threads, n_batch, n_logits, cache, kernels, ..Options::default() };
+                let mut session = Session::new(&model, &options).unwrap();
+                bits(&logits(&mut session, &ids))
+            };
+            let wanted = run(1, 64, Kernels::by_name("scalar"));
+            for &kernels in Kernels::available() {
+                for (n_threads, n_batch) in [(1, 1), (1, 64), (2, 7), (3, 64), (4, 1), (4, 16)] {
+                    let got = run(n_threads, n_batch, Some(kernels));
+                    let (cache, name) = (cache.name(), kernels.name());
+                    assert!(
+                        got == wanted,
+                        "{variant}, {cache}, {name}, {n_threads} threads, chunks of {n_batch}"
+                    );
+                }
             }
         }
     }
+}
+
+/// The bound of a Q8_0 cache alone: what it changes in logits that spread over about 10 units.
+#[test]
+fn a_q8_0_cache_stays_close_to_one_of_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut all, mut all_same) = (0, 0);
+    for variant in variants() {
+        let model = model(folder.path(), &variant, Format::F32);
+        let ids = Checkpoint::open(&variant).goldens().remove(0).ids;
+        let run = |cache| {
+            let options = Options { cache, n_logits: 8, ..Options::default() };
+            logits(&mut Session::new(&model, &options).unwrap(), &ids)
+        };
+        let (wanted, got) = (run(cache::Type::F32), run(cache::Type::Q8_0));
+        let worst = got.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        let n_vocab = model.hparams().n_vocab;
+        let rows = got.chunks_exact(n_vocab).zip(wanted.chunks_exact(n_vocab));
+        let same = rows.filter(|(got, wanted)| argmax(got) == argmax(wanted)).count();
+        assert!(worst > 0.0, "{variant}: the cache wasn't rounded");
+        assert!(worst < 0.6, "{variant}: a logit differs by {worst}");
+        all += ids.len();
+        all_same += same;
+    }
+    assert!(all_same as f32 / all as f32 > 0.98, "{all_same} of {all} top-1 ids");
 }
 
 /// Sixteen sequences of different lengths share steps, prompt tokens of some beside single tokens
@@ -129,19 +157,22 @@ fn threads_chunks_and_instruction_sets_do_not_change_a_bit() {
 #[test]
 fn a_batch_of_sixteen_sequences_gives_each_what_it_gets_alone() {
     let folder = tempfile::tempdir().unwrap();
-    for variant in variants() {
+    for (i, variant) in variants().into_iter().enumerate() {
         let model = model(folder.path(), &variant, format_for(&variant));
         let n_vocab = model.hparams().n_vocab;
         let ids = Checkpoint::open(&variant).goldens().remove(0).ids;
         let sequences: Vec<Vec<u32>> =
             (0..16).map(|s| ids[s % 5..][..8 + s % 9].to_vec()).collect();
-        let mut alone = Session::new(&model, &Options::default()).unwrap();
+        // In turns, so that every type meets every kind of attention.
+        let cache = cache::Type::ALL[i % cache::Type::ALL.len()];
+        let options = Options { cache, ..Options::default() };
+        let mut alone = Session::new(&model, &options).unwrap();
         let wanted = sequences.iter().map(|ids| {
             alone.truncate(0, 0);
             bits(alone.eval(0, ids).unwrap())
         });
         let wanted: Vec<_> = wanted.collect();
-        let options = Options { n_seq: 16, n_logits: 16, n_threads: 3, ..Options::default() };
+        let options = Options { n_seq: 16, n_logits: 16, n_threads: 3, ..options };
         let mut session = Session::new(&model, &options).unwrap();
         let mut done = [0; 16];
         let mut got = vec![Vec::new(); 16];
@@ -173,32 +204,34 @@ fn forks_truncations_and_shifts_are_those_of_a_fresh_sequence() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path(), "llama", Format::Q8_0);
     let ids = Checkpoint::open("llama").goldens().remove(0).ids;
-    let options = Options { n_seq: 2, n_ctx: 24, ..Options::default() };
-    let mut session = Session::new(&model, &options).unwrap();
-    let mut fresh = Session::new(&model, &options).unwrap();
-    session.eval(0, &ids[..10]).unwrap();
-    session.fork(0, 1);
-    session.eval(0, &ids[10..14]).unwrap();
-    let forked = bits(session.eval(1, &ids[2..5]).unwrap());
-    let path: Vec<u32> = ids[..10].iter().chain(&ids[2..5]).copied().collect();
-    assert_eq!(forked, bits(fresh.eval(0, &path).unwrap()));
-    session.truncate(1, 10);
-    let again = bits(session.eval(1, &ids[10..14]).unwrap());
-    assert_eq!(again, bits(fresh.sync(0, &ids[..14]).unwrap()));
+    for &cache in cache::Type::ALL {
+        let options = Options { n_seq: 2, n_ctx: 24, cache, ..Options::default() };
+        let mut session = Session::new(&model, &options).unwrap();
+        let mut fresh = Session::new(&model, &options).unwrap();
+        session.eval(0, &ids[..10]).unwrap();
+        session.fork(0, 1);
+        session.eval(0, &ids[10..14]).unwrap();
+        let forked = bits(session.eval(1, &ids[2..5]).unwrap());
+        let path: Vec<u32> = ids[..10].iter().chain(&ids[2..5]).copied().collect();
+        assert_eq!(forked, bits(fresh.eval(0, &path).unwrap()));
+        session.truncate(1, 10);
+        let again = bits(session.eval(1, &ids[10..14]).unwrap());
+        assert_eq!(again, bits(fresh.sync(0, &ids[..14]).unwrap()));
 
-    session.truncate(0, 0);
-    session.eval(0, &ids[..20]).unwrap();
-    assert!(matches!(
-        session.eval(0, &ids[..5]),
-        Err(pith::Error::ContextFull { n_ctx: 24, wanted: 25 })
-    ));
-    assert!(session.make_room(0, 5, OnFull::Error).is_err());
-    session.make_room(0, 5, OnFull::Shift { keep: 2 }).unwrap();
-    let kept: Vec<u32> = ids[..2].iter().chain(&ids[11..20]).copied().collect();
-    assert_eq!(session.ids(0), kept);
-    let shifted = bits(session.eval(0, &ids[..5]).unwrap());
-    let path: Vec<u32> = kept.iter().chain(&ids[..5]).copied().collect();
-    assert_eq!(shifted, bits(fresh.sync(0, &path).unwrap()));
+        session.truncate(0, 0);
+        session.eval(0, &ids[..20]).unwrap();
+        assert!(matches!(
+            session.eval(0, &ids[..5]),
+            Err(pith::Error::ContextFull { n_ctx: 24, wanted: 25 })
+        ));
+        assert!(session.make_room(0, 5, OnFull::Error).is_err());
+        session.make_room(0, 5, OnFull::Shift { keep: 2 }).unwrap();
+        let kept: Vec<u32> = ids[..2].iter().chain(&ids[11..20]).copied().collect();
+        assert_eq!(session.ids(0), kept);
+        let shifted = bits(session.eval(0, &ids[..5]).unwrap());
+        let path: Vec<u32> = kept.iter().chain(&ids[..5]).copied().collect();
+        assert_eq!(shifted, bits(fresh.sync(0, &path).unwrap()));
+    }
 }
 
 #[test]
