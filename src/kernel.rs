@@ -82,6 +82,7 @@ pub struct Kernels {
     rope: unsafe fn(Pairing, &mut [f32], &[f32], &[f32]),
     to_f16: unsafe fn(&[f32], &mut [u16]),
     from_f16: unsafe fn(&[u16], &mut [f32]),
+    widen: unsafe fn(&Chunk<'_>, &mut [f32], &mut [f32]),
     attend: unsafe fn(&Chunk<'_>, &[Query<'_>], Results<'_>),
     merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
     softmax: unsafe fn(&[f32], &mut Softmax),
@@ -299,6 +300,21 @@ impl Kernels {
         assert_eq!(x.len(), out.len());
         // SAFETY: an available table; lengths checked above.
         unsafe { (self.from_f16)(x, out) }
+    }
+
+    /// Keys and values of a chunk as f32, where they lay.
+    ///
+    /// # Panics
+    /// The lengths don't fit together.
+    pub fn widen(&self, chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+        let Chunk { head_dim, width, .. } = *chunk;
+        assert!(head_dim > 0 && width >= head_dim && width.is_multiple_of(SIDE));
+        assert!(keys.len() == chunk.keys.len() && keys.len().is_multiple_of(head_dim * SIDE));
+        assert!(values.len() == chunk.values.len() && values.len().is_multiple_of(width));
+        assert!(chunk.keys.has_scales(keys.len() / head_dim, head_dim));
+        assert!(chunk.values.has_scales(values.len() / width, head_dim));
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.widen)(chunk, keys, values) }
     }
 
     /// Attention of up to [`HEADS`] query heads over one chunk.

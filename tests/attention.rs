@@ -284,6 +284,12 @@ proptest! {
             }
         }
         for kernels in Kernels::available() {
+            let chunk = stores.chunk(0, false, 1.0, 0.0);
+            let (mut keys, mut values) =
+                (vec![1.0; chunk.keys.len()], vec![1.0; chunk.values.len()]);
+            kernels.widen(&chunk, &mut keys, &mut values);
+            prop_assert_eq!(bits(&keys), bits(&stores.wide.0[..keys.len()]));
+            prop_assert_eq!(bits(&values), bits(&stores.wide.1[..values.len()]));
             for by in 1..=HEADS {
                 for of_wide in [false, true] {
                     let got = attend(kernels, &stores, &heads, by, of_wide, how);

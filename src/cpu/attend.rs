@@ -144,7 +144,7 @@ impl Step<'_> {
         for c in first / CHUNK..end.div_ceil(CHUNK) {
             let place = (attend.layer, rows[0].seq, kv_head);
             let mut chunk = attend_chunk(cache, attend, place, c, end);
-            if rows.len() * group >= WIDEN {
+            if rows.len() * group >= WIDEN && !matches!(chunk.keys, Stored::F32(_)) {
                 chunk = widened(self.kernels, chunk, wide);
             }
             // Heads of one row follow each other, so that neighbours see nearly the same.
@@ -308,16 +308,10 @@ fn attend_chunk<'a>(
     }
 }
 
-/// The same chunk with its values in f32.
+/// The same chunk in f32.
 fn widened<'a>(kernels: &Kernels, chunk: Chunk<'a>, wide: &'a mut [Vec<f32>; 2]) -> Chunk<'a> {
     let [keys, values] = wide;
-    let widen = |from: Stored<'a>, to: &'a mut [f32]| match from {
-        Stored::F16(from) => {
-            let to = &mut to[..from.len()];
-            kernels.from_f16(from, to);
-            Stored::F32(to)
-        }
-        Stored::F32(_) | Stored::Q8_0 { .. } => from,
-    };
-    Chunk { keys: widen(chunk.keys, keys), values: widen(chunk.values, values), ..chunk }
+    let (keys, values) = (&mut keys[..chunk.keys.len()], &mut values[..chunk.values.len()]);
+    kernels.widen(&chunk, keys, values);
+    Chunk { keys: Stored::F32(keys), values: Stored::F32(values), ..chunk }
 }

@@ -156,6 +156,18 @@ pub fn plain(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
     }
 }
 
+/// The reference of [`widen`].
+pub fn plain_widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+    let Chunk { head_dim, width, .. } = *chunk;
+    for (i, key) in keys.iter_mut().enumerate() {
+        let (j, d) = (i / SIDE / head_dim * SIDE + i % SIDE, i / SIDE % head_dim);
+        *key = chunk.keys.key(head_dim, j, d);
+    }
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = chunk.values.value(head_dim, width, i / width, i % width);
+    }
+}
+
 /// Raw scores to exp(score - max).
 #[inline(always)]
 fn exponentials(chunk: &Chunk<'_>, query: &Query<'_>, scores: &mut [f32; CHUNK]) -> Softmax {
@@ -289,6 +301,68 @@ impl Elements for Scaled {
     unsafe fn scale<F: Floats>(self, at: usize) -> F::Float {
         // SAFETY: passed on.
         unsafe { F::all_halves(*self.scales.add(at)) }
+    }
+}
+
+/// Keys and values as f32, where they lay.
+///
+/// # Safety
+/// The CPU has the instruction set of `F`; lengths are as `Kernels::widen` checks.
+#[inline(always)]
+pub unsafe fn widen<F: Floats>(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+    let Chunk { head_dim, width, .. } = *chunk;
+    // SAFETY: passed on.
+    unsafe {
+        match chunk.keys {
+            Stored::F16(from) => widen_keys::<F, _>(head_dim, from.as_ptr(), keys),
+            Stored::F32(from) => keys.copy_from_slice(from),
+            Stored::Q8_0 { codes, scales } => {
+                let from = Scaled { codes: codes.as_ptr(), scales: scales.as_ptr() };
+                widen_keys::<F, _>(head_dim, from, keys);
+            }
+        }
+        match chunk.values {
+            Stored::F16(from) => widen_values::<F, _>(head_dim, width, from.as_ptr(), values),
+            Stored::F32(from) => values.copy_from_slice(from),
+            Stored::Q8_0 { codes, scales } => {
+                let from = Scaled { codes: codes.as_ptr(), scales: scales.as_ptr() };
+                widen_values::<F, _>(head_dim, width, from, values);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn widen_keys<F: Floats, E: Elements>(head_dim: usize, from: E, to: &mut [f32]) {
+    let n_scales = head_dim.div_ceil(E::SHARE);
+    for (i, to) in to.chunks_exact_mut(SIDE).enumerate() {
+        let share = i / head_dim * n_scales + i % head_dim / E::SHARE;
+        for l in (0..SIDE).step_by(F::LANES) {
+            // SAFETY: by `widen`; LANES divides SIDE.
+            unsafe {
+                let scales = from.scales::<F>(share * SIDE + l);
+                F::store(from.load::<F>(i * SIDE + l, scales), to[l..].as_mut_ptr());
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn widen_values<F: Floats, E: Elements>(
+    head_dim: usize,
+    width: usize,
+    from: E,
+    to: &mut [f32],
+) {
+    let n_scales = head_dim.div_ceil(E::SHARE);
+    for (j, to) in to.chunks_exact_mut(width).enumerate() {
+        for d in (0..width).step_by(F::LANES) {
+            // SAFETY: by `widen`; LANES divides SIDE, which divides the width.
+            unsafe {
+                let scale = from.scale::<F>(j * n_scales + d / E::SHARE);
+                F::store(from.load::<F>(j * width + d, scale), to[d..].as_mut_ptr());
+            }
+        }
     }
 }
 

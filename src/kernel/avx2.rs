@@ -39,6 +39,7 @@ pub const TABLE: Kernels = Kernels {
     rope,
     to_f16,
     from_f16,
+    widen,
     attend: attend_chunk,
     merge,
     softmax,
@@ -73,6 +74,14 @@ with_avx2! {
     lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
     attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
     logits::softmax(logits: &[f32], out: &mut Softmax);
+}
+
+/// # Safety
+/// As `attend::widen`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+    // SAFETY: this function has the instruction set; the rest is its own contract.
+    unsafe { attend::widen::<Ymm<Avx2>>(chunk, keys, values) }
 }
 
 /// # Safety

@@ -30,6 +30,7 @@ pub const TABLE: Kernels = Kernels {
     softcap,
     add,
     rope,
+    widen,
     attend: attend_chunk,
     merge,
     softmax,
@@ -76,6 +77,14 @@ with_avx512! {
     lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
     attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
     logits::softmax(logits: &[f32], out: &mut Softmax);
+}
+
+/// # Safety
+/// As `attend::widen`.
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+    // SAFETY: this function has the instruction set; the rest is its own contract.
+    unsafe { attend::widen::<Zmm>(chunk, keys, values) }
 }
 
 /// # Safety

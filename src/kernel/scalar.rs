@@ -38,6 +38,7 @@ pub const TABLE: Kernels = Kernels {
     rope: lanes::rope,
     to_f16,
     from_f16,
+    widen: attend::plain_widen,
     attend: attend::plain,
     merge: attend::merge,
     softmax: logits::softmax,
