@@ -19,7 +19,7 @@ pub const STRIP: usize = 32;
 pub const PACK: usize = 8;
 
 /// 256 unpacked weights of each of eight rows, block beside block: a microkernel reads them in one
-/// stream. Fields are those of [`Group`].
+/// stream.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct Pack {
