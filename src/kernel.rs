@@ -19,9 +19,9 @@ pub mod attend;
 pub mod lanes;
 pub mod logits;
 pub mod math;
+mod narrow;
 mod panels;
 pub mod scalar;
-#[cfg_attr(target_arch = "x86_64", allow(dead_code))] // until a table below AVX2 uses it
 mod unpack;
 
 #[cfg(target_arch = "x86_64")]
@@ -33,7 +33,12 @@ mod avxvnni;
 #[cfg(target_arch = "x86_64")]
 mod floats;
 #[cfg(target_arch = "x86_64")]
+mod sse2;
+#[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use std::sync::OnceLock;
 
@@ -99,6 +104,14 @@ static TABLES: &[(IsHere, &Kernels)] = &[
     (avxvnni::is_here, &avxvnni::TABLE),
     #[cfg(target_arch = "x86_64")]
     (avx2::is_here, &avx2::TABLE),
+    #[cfg(target_arch = "x86_64")]
+    (|| true, &sse2::TABLE),
+    #[cfg(target_arch = "aarch64")]
+    (neon::i8mm::is_here, &neon::i8mm::TABLE),
+    #[cfg(target_arch = "aarch64")]
+    (neon::dotprod::is_here, &neon::dotprod::TABLE),
+    #[cfg(target_arch = "aarch64")]
+    (|| true, &neon::TABLE),
     (|| true, &scalar::TABLE),
 ];
 

@@ -1,0 +1,287 @@
+//! What tables of 128-bit vectors share: products with tokens in rows, and with weights that aren't
+//! quantized. A table brings a [`Narrow`] and compiles these bodies for itself ([`products`]).
+//!
+//! 256 weights are unpacked by the one plain routine of their format, then multiplied with up to
+//! four tokens. Nothing here depends on what the CPU is beyond that vector.
+#![allow(unsafe_code)]
+
+use super::{
+    Group, Input,
+    acts::A8,
+    lanes::{self, LANES},
+    panels::Vector,
+    unpack::{Class, Min, Unpack, half},
+};
+use crate::team::Tile;
+
+/// A vector of four sums.
+///
+/// # Safety
+/// As [`Vector`]; its `LANES` is 4.
+pub trait Narrow: Vector {
+    /// Four parts of the sum of products of N times 16 codes.
+    unsafe fn dot<K: Class, const N: usize>(w: *const i8, y: *const i8) -> Self::Int;
+    /// Lane i is the sum of the lanes of x\[i\].
+    unsafe fn across(x: [Self::Int; 4]) -> Self::Int;
+    /// Lane i is the sum of pair i of four pairs of activation sums, times pair i of the factors.
+    unsafe fn pairs_by_pairs(sums: *const [i16; 2], factors: *const [i16; 2]) -> Self::Int;
+}
+
+/// Products of all rows of `w` with `x`, up to four tokens: those of the tile from `t` on.
+///
+/// # Safety
+/// The CPU has the instruction set of `V`; lengths are as `Kernels::matmul` checks.
+#[inline(always)]
+pub unsafe fn multiply<F: Unpack, V: Narrow>(
+    w: &[u8],
+    n_in: usize,
+    x: &[A8],
+    out: &mut Tile<'_, f32>,
+    t: usize,
+) {
+    // SAFETY: passed on.
+    unsafe {
+        match x.len() / n_in.div_ceil(256) {
+            0 => {}
+            1 => by_rows::<F, V, 1>(w, n_in, x, out, t),
+            2 => by_rows::<F, V, 2>(w, n_in, x, out, t),
+            3 => by_rows::<F, V, 3>(w, n_in, x, out, t),
+            _ => by_rows::<F, V, 4>(w, n_in, x, out, t),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn by_rows<F: Unpack, V: Narrow, const N: usize>(
+    w: &[u8],
+    n_in: usize,
+    x: &[A8],
+    out: &mut Tile<'_, f32>,
+    t: usize,
+) {
+    let n_groups = n_in.div_ceil(256);
+    let mut tokens: [&[A8]; N] = [x; N];
+    for (i, token) in tokens.iter_mut().enumerate() {
+        *token = &x[i * n_groups..][..n_groups];
+    }
+    let row_bytes = w.len() / out.n_cols().max(1);
+    let mut group = Group::ZERO;
+    for (r, row) in w.chunks_exact(row_bytes).enumerate() {
+        // SAFETY: passed on.
+        unsafe {
+            let mut acc = [[V::zero(); 2]; N];
+            for (g, blocks) in row.chunks(F::BYTES).enumerate() {
+                if blocks.len() < F::BYTES {
+                    // Blocks after the end have a scale of 0 and change nothing: accumulators
+                    // start at +0, so they are never -0, and adding a zero of either sign to
+                    // anything else is the identity.
+                    group = Group::ZERO;
+                }
+                F::unpack(blocks, &mut group);
+                take::<F, V, N>(&group, tokens, g, &mut acc);
+            }
+            for (i, [low, high]) in acc.into_iter().enumerate() {
+                // ((0+4)+(2+6))+((1+5)+(3+7)).
+                let mut l = [0.0; 4];
+                V::store(V::add(low, high), l.as_mut_ptr());
+                out.row_mut(t + i)[r] = (l[0] + l[2]) + (l[1] + l[3]);
+            }
+        }
+    }
+}
+
+/// acc += da * (d * S + m * Y), lane by lane, where the first four blocks of group `g` are the
+/// lanes of one vector, and the rest of another.
+#[inline(always)]
+unsafe fn take<F: Unpack, V: Narrow, const N: usize>(
+    w: &Group,
+    tokens: [&[A8]; N],
+    g: usize,
+    acc: &mut [[V::Float; 2]; N],
+) {
+    // What is to be taken off sums of halves.
+    let mut offsets = [[-F::OFFSET; 2]; 8];
+    if F::Class::HALVES {
+        for (offsets, scales) in offsets.iter_mut().zip(&w.scales) {
+            *offsets = [scales[0] * -F::OFFSET, scales[1] * -F::OFFSET];
+        }
+    }
+    for (acc, x) in acc.iter_mut().zip(tokens) {
+        let x = &x[g];
+        let sums = x.sums.as_chunks::<2>().0;
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let b = 4 * i;
+            // SAFETY: blocks b..b + 4 are there, in the group and in the token.
+            unsafe {
+                let mut s = four_blocks::<F::Class, V>(w, x, b);
+                if F::OFFSET != 0 {
+                    s = V::plus(s, V::pairs_by_pairs(&raw const sums[b], &raw const offsets[b]));
+                }
+                let mut t = V::mul(V::load(&raw const w.d[b]), V::float(s));
+                let y = match F::Class::MIN {
+                    Min::None => None,
+                    Min::Block => Some(V::pairs_by_pairs(&raw const sums[b], [[1; 2]; 4].as_ptr())),
+                    Min::Halves => {
+                        Some(V::pairs_by_pairs(&raw const sums[b], &raw const w.mins[b]))
+                    }
+                };
+                if let Some(y) = y {
+                    t = V::add(t, V::mul(V::load(&raw const w.m[b]), V::float(y)));
+                }
+                *acc = V::add(*acc, V::mul(V::load(&raw const x.scales[b]), t));
+            }
+        }
+    }
+}
+
+/// Lane i is the sum of products of codes, and of scales of halves, in block b + i.
+#[inline(always)]
+unsafe fn four_blocks<K: Class, V: Narrow>(w: &Group, x: &A8, b: usize) -> V::Int {
+    // SAFETY: passed on; a block is 32 codes.
+    unsafe {
+        let mut parts = [V::none(); 4];
+        for (i, part) in parts.iter_mut().enumerate() {
+            let at = 32 * (b + i);
+            let (codes, y) = (&raw const w.codes[at], &raw const x.codes[at]);
+            *part = if K::HALVES {
+                let [first, second] = w.scales[b + i];
+                V::plus(
+                    V::scaled(V::dot::<K, 1>(codes, y), first),
+                    V::scaled(V::dot::<K, 1>(codes.add(16), y.add(16)), second),
+                )
+            } else {
+                V::dot::<K, 2>(codes, y)
+            };
+        }
+        V::across(parts)
+    }
+}
+
+/// A weight that multiplies f32 activations.
+pub trait Float {
+    /// Bytes of a weight.
+    const BYTES: usize;
+    /// Its value.
+    fn value(bytes: &[u8]) -> f32;
+}
+
+/// f32 weights.
+pub struct F32;
+impl Float for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    fn value(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+/// binary16 weights.
+pub struct F16;
+impl Float for F16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    fn value(bytes: &[u8]) -> f32 {
+        half(u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+}
+
+/// bfloat16 weights.
+pub struct BF16;
+impl Float for BF16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    fn value(bytes: &[u8]) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16)
+    }
+}
+
+/// Products of all rows of `w` with all tokens: plain loops over the contract's 16 lanes, four
+/// vectors of them, which LLVM writes in the vectors that every CPU of the architecture has.
+pub fn floats<F: Float>(
+    w: &[u8],
+    n_in: usize,
+    x: Input<'_>,
+    _: &mut [Group],
+    out: &mut Tile<'_, f32>,
+) {
+    let Input::F32(x) = x else { unreachable!("Kernels::matmul checks the kind") };
+    for (t, tokens) in x.chunks(2 * n_in).enumerate() {
+        for (r, row) in w.chunks_exact(n_in * F::BYTES).enumerate() {
+            match tokens.split_at(n_in) {
+                (a, []) => [out.row_mut(2 * t)[r]] = float_row::<F, 1>(row, [a]),
+                (a, b) => {
+                    [out.row_mut(2 * t)[r], out.row_mut(2 * t + 1)[r]] =
+                        float_row::<F, 2>(row, [a, b])
+                }
+            }
+        }
+    }
+}
+
+/// One row with N tokens, which share the widening of its weights.
+#[inline(always)]
+fn float_row<F: Float, const N: usize>(row: &[u8], x: [&[f32]; N]) -> [f32; N] {
+    let mut sums = [[0.0f32; LANES]; N];
+    let mut weights = [0.0f32; LANES];
+    for (k, row) in row.chunks(LANES * F::BYTES).enumerate() {
+        for (weight, bytes) in weights.iter_mut().zip(row.chunks_exact(F::BYTES)) {
+            *weight = F::value(bytes);
+        }
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let x = &x[LANES * k..];
+            // Whole vectors have a length that the compiler knows.
+            if let Some(x) = x.first_chunk::<LANES>() {
+                for i in 0..LANES {
+                    sums[i] += weights[i] * x[i];
+                }
+            } else {
+                for ((sum, weight), x) in sums.iter_mut().zip(weights).zip(x) {
+                    *sum += weight * x;
+                }
+            }
+        }
+    }
+    sums.map(lanes::combine)
+}
+
+/// Defines `matmul`, a table's product with any integer format, compiled with `$features`: panels
+/// in tiles of `$r` rows by `$c` vectors, and `$r1` rows where one vector is left.
+macro_rules! products {
+    ($features:literal, $vector:ty, ($r:literal, $c:literal, $r1:literal)) => {
+        #[target_feature(enable = $features)]
+        fn matmul<F: $crate::kernel::unpack::Unpack>(
+            w: &[u8],
+            n_in: usize,
+            x: $crate::kernel::Input<'_>,
+            scratch: &mut [$crate::kernel::Group],
+            out: &mut $crate::team::Tile<'_, f32>,
+        ) {
+            use $crate::kernel::{Input, narrow, panels, unpack};
+            let Input::Acts(x) = x else { unreachable!("Kernels::matmul checks the kind") };
+            let functions =
+                (unpack::rows::<F, false> as panels::UnpackRows, strip::<F::Class> as _);
+            let n_rows = x.rows.len() / n_in.div_ceil(256);
+            // SAFETY: this function has the instruction set; lengths were checked by
+            // `Kernels::matmul`.
+            unsafe {
+                panels::by_strips(w, n_in, x.panels, scratch, out, functions);
+                narrow::multiply::<F, $vector>(w, n_in, x.rows, out, out.n_rows() - n_rows);
+            }
+        }
+
+        /// # Safety
+        /// As `panels::multiply`.
+        #[target_feature(enable = $features)]
+        unsafe fn strip<K: $crate::kernel::unpack::Class>(
+            strip: $crate::kernel::panels::Strip<'_>,
+            panels: &[$crate::kernel::acts::Panel],
+            n_tokens: usize,
+            out: &mut $crate::team::Tile<'_, f32>,
+        ) {
+            use $crate::kernel::panels::multiply;
+            // SAFETY: this function has the instruction set; the rest is its own contract.
+            unsafe { multiply::<$vector, K, $r, $c, $r1>(strip, panels, n_tokens, out) }
+        }
+    };
+}
+pub(super) use products;
