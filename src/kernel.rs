@@ -16,6 +16,7 @@
 
 pub mod acts;
 pub mod attend;
+mod floats;
 pub mod lanes;
 pub mod logits;
 pub mod math;
@@ -30,8 +31,6 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
-#[cfg(target_arch = "x86_64")]
-mod floats;
 #[cfg(target_arch = "x86_64")]
 mod sse2;
 #[cfg(target_arch = "x86_64")]

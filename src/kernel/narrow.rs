@@ -1,16 +1,18 @@
-//! What tables of 128-bit vectors share: products with tokens in rows, and with weights that aren't
-//! quantized. A table brings a [`Narrow`] and compiles these bodies for itself ([`products`]).
+//! What tables of 128-bit vectors share: products with tokens in rows. A table brings a [`Narrow`]
+//! and compiles these bodies for itself ([`products`]).
 //!
 //! 256 weights are unpacked by the one plain routine of their format, then multiplied with up to
 //! four tokens. Nothing here depends on what the CPU is beyond that vector.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
+
 use super::{
-    Group, Input,
     acts::A8,
-    lanes::{self, LANES},
-    panels::Vector,
-    unpack::{Class, Min, Unpack, half},
+    floats::{self, Float, Kind},
+    lanes::{LANES, combine},
+    panels::{Floats, Vector},
+    unpack::{Class, Group, Min, Unpack},
 };
 use crate::team::Tile;
 
@@ -157,91 +159,51 @@ unsafe fn four_blocks<K: Class, V: Narrow>(w: &Group, x: &A8, b: usize) -> V::In
     }
 }
 
-/// A weight that multiplies f32 activations.
-pub trait Float {
-    /// Bytes of a weight.
-    const BYTES: usize;
-    /// Its value.
-    fn value(bytes: &[u8]) -> f32;
-}
+/// Four f32, as products with unquantized weights take them.
+pub struct Four<F>(PhantomData<F>);
 
-/// f32 weights.
-pub struct F32;
-impl Float for F32 {
-    const BYTES: usize = 4;
+impl<F: Floats> floats::Vector for Four<F> {
+    type V = F::Float;
+    const WIDTH: usize = 4;
+
     #[inline(always)]
-    fn value(bytes: &[u8]) -> f32 {
-        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    unsafe fn zero() -> F::Float {
+        // SAFETY: the same contract.
+        unsafe { F::zero() }
     }
-}
-
-/// binary16 weights.
-pub struct F16;
-impl Float for F16 {
-    const BYTES: usize = 2;
     #[inline(always)]
-    fn value(bytes: &[u8]) -> f32 {
-        half(u16::from_le_bytes([bytes[0], bytes[1]]))
+    unsafe fn load(at: *const f32) -> F::Float {
+        // SAFETY: the same contract.
+        unsafe { F::load(at) }
     }
-}
-
-/// bfloat16 weights.
-pub struct BF16;
-impl Float for BF16 {
-    const BYTES: usize = 2;
     #[inline(always)]
-    fn value(bytes: &[u8]) -> f32 {
-        f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16)
+    unsafe fn store(x: F::Float, at: *mut f32) {
+        // SAFETY: the same contract.
+        unsafe { F::store(x, at) }
     }
-}
-
-/// Products of all rows of `w` with all tokens: plain loops over the contract's 16 lanes, four
-/// vectors of them, which LLVM writes in the vectors that every CPU of the architecture has.
-pub fn floats<F: Float>(
-    w: &[u8],
-    n_in: usize,
-    x: Input<'_>,
-    _: &mut [Group],
-    out: &mut Tile<'_, f32>,
-) {
-    let Input::F32(x) = x else { unreachable!("Kernels::matmul checks the kind") };
-    for (t, tokens) in x.chunks(2 * n_in).enumerate() {
-        for (r, row) in w.chunks_exact(n_in * F::BYTES).enumerate() {
-            match tokens.split_at(n_in) {
-                (a, []) => [out.row_mut(2 * t)[r]] = float_row::<F, 1>(row, [a]),
-                (a, b) => {
-                    [out.row_mut(2 * t)[r], out.row_mut(2 * t + 1)[r]] =
-                        float_row::<F, 2>(row, [a, b])
+    #[inline(always)]
+    unsafe fn widen<W: Float>(w: *const u8) -> F::Float {
+        // SAFETY: the same contract: four weights.
+        unsafe {
+            match W::KIND {
+                Kind::F32 => F::load(w.cast()),
+                Kind::F16 => F::widen(w.cast()),
+                Kind::BF16 => {
+                    let halves: [u16; 4] = w.cast::<[u16; 4]>().read_unaligned();
+                    F::load(halves.map(|half| f32::from_bits(u32::from(half) << 16)).as_ptr())
                 }
             }
         }
     }
-}
-
-/// One row with N tokens, which share the widening of its weights.
-#[inline(always)]
-fn float_row<F: Float, const N: usize>(row: &[u8], x: [&[f32]; N]) -> [f32; N] {
-    let mut sums = [[0.0f32; LANES]; N];
-    let mut weights = [0.0f32; LANES];
-    for (k, row) in row.chunks(LANES * F::BYTES).enumerate() {
-        for (weight, bytes) in weights.iter_mut().zip(row.chunks_exact(F::BYTES)) {
-            *weight = F::value(bytes);
-        }
-        for (sums, x) in sums.iter_mut().zip(x) {
-            let x = &x[LANES * k..];
-            // Whole vectors have a length that the compiler knows.
-            if let Some(x) = x.first_chunk::<LANES>() {
-                for i in 0..LANES {
-                    sums[i] += weights[i] * x[i];
-                }
-            } else {
-                for ((sum, weight), x) in sums.iter_mut().zip(weights).zip(x) {
-                    *sum += weight * x;
-                }
-            }
-        }
+    #[inline(always)]
+    unsafe fn plus_product(sum: F::Float, w: F::Float, x: F::Float) -> F::Float {
+        // SAFETY: the same contract.
+        unsafe { F::add(sum, F::mul(w, x)) }
     }
-    sums.map(lanes::combine)
+    #[inline(always)]
+    unsafe fn totals(sums: &[[f32; LANES]; 4]) -> [f32; 4] {
+        [combine(sums[0]), combine(sums[1]), combine(sums[2]), combine(sums[3])]
+    }
 }
 
 /// Defines `matmul`, a table's product with any integer format, compiled with `$features`: panels
@@ -253,7 +215,7 @@ macro_rules! products {
             w: &[u8],
             n_in: usize,
             x: $crate::kernel::Input<'_>,
-            scratch: &mut [$crate::kernel::Group],
+            scratch: &mut [$crate::kernel::Pack],
             out: &mut $crate::team::Tile<'_, f32>,
         ) {
             use $crate::kernel::{Input, narrow, panels, unpack};

@@ -9,30 +9,53 @@ pub mod i8mm;
 use std::{arch::aarch64::*, marker::PhantomData};
 
 use super::{
-    Kernels,
+    Chunk, Input, Kernels, Matmul, Pack, Query, Results,
     acts::PANEL,
-    narrow::{self, BF16, F16, F32, Narrow, products},
-    panels::Vector,
+    attend,
+    floats::{self, BF16, F16, F32, Float},
+    narrow::{Four, Narrow, products},
+    panels::{Floats, Vector},
     scalar,
     unpack::{Class, overlay},
 };
-use crate::quant::Format;
+use crate::{quant::Format, team::Tile};
 
 /// The NEON table.
 pub const TABLE: Kernels = Kernels {
     name: "neon",
     matmul: {
-        let mut matmul: [super::Matmul; Format::COUNT] = [narrow::floats::<F32>; Format::COUNT];
-        matmul[Format::F16.index()] = narrow::floats::<F16>;
-        matmul[Format::BF16.index()] = narrow::floats::<BF16>;
+        let mut matmul: [Matmul; Format::COUNT] = [unquantized::<F32>; Format::COUNT];
+        matmul[Format::F16.index()] = unquantized::<F16>;
+        matmul[Format::BF16.index()] = unquantized::<BF16>;
         overlay!(matmul)
     },
     to_f16,
     from_f16,
+    attend: attend_chunk,
     ..scalar::TABLE
 };
 
 products!("neon", Quad<Bytes>, (2, 2, 4));
+
+/// # Safety
+/// The lengths are as `Kernels::matmul` checks.
+unsafe fn unquantized<F: Float>(
+    w: &[u8],
+    n_in: usize,
+    x: Input<'_>,
+    _: &mut [Pack],
+    out: &mut Tile<'_, f32>,
+) {
+    // SAFETY: every aarch64 CPU has NEON; lengths by this function's contract.
+    unsafe { floats::matmul::<Four<Quad<Bytes>>, F, 2, 4>(w, n_in, x, out) }
+}
+
+/// # Safety
+/// As `attend::vectors`.
+unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
+    // SAFETY: every aarch64 CPU has NEON; the rest is this function's contract.
+    unsafe { attend::vectors::<Quad<Bytes>, 4, 4>(chunk, queries, out) }
+}
 
 fn to_f16(x: &[f32], out: &mut [u16]) {
     let (whole, rest) = x.as_chunks::<4>();
@@ -52,11 +75,8 @@ fn from_f16(x: &[u16], out: &mut [f32]) {
     let (whole, rest) = x.as_chunks::<4>();
     let (whole_out, rest_out) = out.as_chunks_mut::<4>();
     for (x, out) in whole.iter().zip(whole_out) {
-        // SAFETY: every aarch64 CPU has NEON; both arrays are 4 values long.
-        unsafe {
-            let halves = vreinterpret_f16_u16(vld1_u16(x.as_ptr()));
-            vst1q_f32(out.as_mut_ptr(), vcvt_f32_f16(halves));
-        }
+        // SAFETY: as above.
+        unsafe { vst1q_f32(out.as_mut_ptr(), Quad::<Bytes>::widen(x.as_ptr())) };
     }
     // SAFETY: the scalar table needs no CPU feature.
     unsafe { (scalar::TABLE.from_f16)(rest, rest_out) }
@@ -164,11 +184,50 @@ unsafe fn pairs(sums: *const [i16; 2], factors: int16x8_t) -> int32x4_t {
     }
 }
 
-impl<D: Dot> Vector for Quad<D> {
+impl<D> Floats for Quad<D> {
     const LANES: usize = 4;
+    type Float = float32x4_t;
+
+    #[inline(always)]
+    unsafe fn zero() -> float32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vdupq_n_f32(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> float32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vld1q_f32(from) }
+    }
+    #[inline(always)]
+    unsafe fn widen(from: *const u16) -> float32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))) }
+    }
+    #[inline(always)]
+    unsafe fn store(x: float32x4_t, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { vst1q_f32(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn all(x: f32) -> float32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vdupq_n_f32(x) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vmulq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vaddq_f32(a, b) }
+    }
+}
+
+impl<D: Dot> Vector for Quad<D> {
     const UNSIGNED: bool = false;
     type Int = int32x4_t;
-    type Float = float32x4_t;
 
     #[inline(always)]
     unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
@@ -202,39 +261,9 @@ impl<D: Dot> Vector for Quad<D> {
         unsafe { vdupq_n_s32(0) }
     }
     #[inline(always)]
-    unsafe fn zero() -> float32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vdupq_n_f32(0.0) }
-    }
-    #[inline(always)]
     unsafe fn float(x: int32x4_t) -> float32x4_t {
         // SAFETY: by the trait's contract.
         unsafe { vcvtq_f32_s32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> float32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vld1q_f32(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(x: float32x4_t, to: *mut f32) {
-        // SAFETY: by the trait's contract.
-        unsafe { vst1q_f32(to, x) }
-    }
-    #[inline(always)]
-    unsafe fn all(x: f32) -> float32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vdupq_n_f32(x) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vmulq_f32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vaddq_f32(a, b) }
     }
 }
 

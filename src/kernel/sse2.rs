@@ -6,33 +6,56 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Kernels,
+    Chunk, Input, Kernels, Matmul, Pack, Query, Results,
     acts::PANEL,
-    narrow::{self, BF16, F16, F32, Narrow, products},
-    panels::Vector,
+    attend,
+    floats::{self, BF16, F16, F32, Float},
+    narrow::{Four, Narrow, products},
+    panels::{Floats, Vector},
     scalar,
-    unpack::{self, Class, overlay},
+    unpack::{Class, half, overlay},
 };
-use crate::quant::Format;
+use crate::{quant::Format, team::Tile};
 
 /// The SSE2 table.
 pub const TABLE: Kernels = Kernels {
     name: "sse2",
     matmul: {
-        let mut matmul: [super::Matmul; Format::COUNT] = [narrow::floats::<F32>; Format::COUNT];
-        matmul[Format::F16.index()] = narrow::floats::<F16>;
-        matmul[Format::BF16.index()] = narrow::floats::<BF16>;
+        let mut matmul: [Matmul; Format::COUNT] = [unquantized::<F32>; Format::COUNT];
+        matmul[Format::F16.index()] = unquantized::<F16>;
+        matmul[Format::BF16.index()] = unquantized::<BF16>;
         overlay!(matmul)
     },
     from_f16,
+    attend: attend_chunk,
     ..scalar::TABLE
 };
 
 products!("sse2", Xmm, (4, 1, 4));
 
+/// # Safety
+/// The lengths are as `Kernels::matmul` checks.
+unsafe fn unquantized<F: Float>(
+    w: &[u8],
+    n_in: usize,
+    x: Input<'_>,
+    _: &mut [Pack],
+    out: &mut Tile<'_, f32>,
+) {
+    // SAFETY: every x86-64 CPU has SSE2; lengths by this function's contract.
+    unsafe { floats::matmul::<Four<Xmm>, F, 2, 2>(w, n_in, x, out) }
+}
+
+/// # Safety
+/// As `attend::vectors`.
+unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
+    // SAFETY: every x86-64 CPU has SSE2; the rest is this function's contract.
+    unsafe { attend::vectors::<Xmm, 2, 2>(chunk, queries, out) }
+}
+
 fn from_f16(x: &[u16], out: &mut [f32]) {
     for (out, x) in out.iter_mut().zip(x) {
-        *out = unpack::half(*x);
+        *out = half(*x);
     }
 }
 
@@ -62,11 +85,50 @@ unsafe fn neighbours(low: __m128i, high: __m128i) -> __m128i {
     }
 }
 
-impl Vector for Xmm {
+impl Floats for Xmm {
     const LANES: usize = 4;
+    type Float = __m128;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m128 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m128 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn widen(from: *const u16) -> __m128 {
+        // SAFETY: by the trait's contract four numbers are there.
+        unsafe { _mm_loadu_ps(from.cast::<[u16; 4]>().read_unaligned().map(half).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m128, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn all(x: f32) -> __m128 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m128, b: __m128) -> __m128 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m128, b: __m128) -> __m128 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_add_ps(a, b) }
+    }
+}
+
+impl Vector for Xmm {
     const UNSIGNED: bool = false;
     type Int = __m128i;
-    type Float = __m128;
 
     #[inline(always)]
     unsafe fn products<K: Class, const N: usize, const R: usize, const C: usize>(
@@ -130,39 +192,9 @@ impl Vector for Xmm {
         unsafe { _mm_setzero_si128() }
     }
     #[inline(always)]
-    unsafe fn zero() -> __m128 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_setzero_ps() }
-    }
-    #[inline(always)]
     unsafe fn float(x: __m128i) -> __m128 {
         // SAFETY: by the trait's contract.
         unsafe { _mm_cvtepi32_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m128 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(x: __m128, to: *mut f32) {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_storeu_ps(to, x) }
-    }
-    #[inline(always)]
-    unsafe fn all(x: f32) -> __m128 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m128, b: __m128) -> __m128 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: __m128, b: __m128) -> __m128 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_add_ps(a, b) }
     }
 }
 
