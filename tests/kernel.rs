@@ -266,6 +266,13 @@ fn f16_conversion_is_exact_and_rounds_to_even() {
     }
 }
 
+/// For emulators, which play a CPU that is known.
+#[test]
+#[ignore = "PITH_KERNELS names the best table for this CPU"]
+fn the_cpu_gets_its_own_table() {
+    assert_eq!(Kernels::best().name(), std::env::var("PITH_KERNELS").unwrap());
+}
+
 #[test]
 fn rope_angles_are_those_of_f64() {
     let angles = RopeAngles::new(64, 10_000.0, 0.5, None);
