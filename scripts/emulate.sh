@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs the kernels' tests on CPUs that this machine isn't, under qemu's user mode: one of each kind
+# that the kernels tell apart below AVX2. On Debian it installs qemu, the cross compiler (for its
+# linker and its C library) and Rust's target.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+arm=aarch64-unknown-linux-gnu
+kernels=(-p pith --test kernel --test attention --test logits)
+
+install() {
+  local root=() packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
+  ((EUID == 0)) || root=(sudo)
+  if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
+    "${root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${root[@]}" \
+      apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  fi
+  rustup --quiet target add "$arm"
+}
+
+# on CPU TABLE ARGUMENTS...: cargo test on a CPU of this model, which gets this table of kernels.
+on() {
+  local cpu=$1 table=$2 start=$SECONDS
+  shift 2
+  echo "-- $cpu, $table: $*"
+  export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="qemu-x86_64 -cpu $cpu"
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -cpu $cpu -L /usr/aarch64-linux-gnu"
+  PITH_KERNELS=$table cargo test --quiet "$@" -- --include-ignored
+  echo "-- $cpu: $((SECONDS - start)) s"
+}
+
+install
+# SSE3, but neither SSSE3 nor anything later. This machine is an x86-64 itself: its own build.
+on Opteron_G1 sse2 "${kernels[@]}"
+on cortex-a53 neon --target "$arm" "${kernels[@]}"
+on neoverse-n1 dotprod --target "$arm" "${kernels[@]}"
+on max i8mm --target "$arm" --lib "${kernels[@]}"
+# Whole models, with each of the tables: this CPU has all.
+on max i8mm --target "$arm" -p pith-convert --test families
