@@ -31,6 +31,7 @@ pub const TABLE: Kernels = Kernels {
     },
     to_f16,
     from_f16,
+    widen,
     attend: attend_chunk,
     ..scalar::TABLE
 };
@@ -48,6 +49,13 @@ unsafe fn unquantized<F: Float>(
 ) {
     // SAFETY: every aarch64 CPU has NEON; lengths by this function's contract.
     unsafe { floats::matmul::<Four<Quad<Bytes>>, F, 2, 4>(w, n_in, x, out) }
+}
+
+/// # Safety
+/// As `attend::widen`.
+unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+    // SAFETY: every aarch64 CPU has NEON; the rest is this function's contract.
+    unsafe { attend::widen::<Quad<Bytes>>(chunk, keys, values) }
 }
 
 /// # Safety

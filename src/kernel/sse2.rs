@@ -27,6 +27,7 @@ pub const TABLE: Kernels = Kernels {
         overlay!(matmul)
     },
     from_f16,
+    widen,
     attend: attend_chunk,
     ..scalar::TABLE
 };
@@ -44,6 +45,13 @@ unsafe fn unquantized<F: Float>(
 ) {
     // SAFETY: every x86-64 CPU has SSE2; lengths by this function's contract.
     unsafe { floats::matmul::<Four<Xmm>, F, 2, 2>(w, n_in, x, out) }
+}
+
+/// # Safety
+/// As `attend::widen`.
+unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
+    // SAFETY: every x86-64 CPU has SSE2; the rest is this function's contract.
+    unsafe { attend::widen::<Xmm>(chunk, keys, values) }
 }
 
 /// # Safety
