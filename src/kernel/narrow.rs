@@ -66,7 +66,7 @@ unsafe fn by_rows<F: Unpack, V: Narrow, const N: usize>(
     for (i, token) in tokens.iter_mut().enumerate() {
         *token = &x[i * n_groups..][..n_groups];
     }
-    let row_bytes = w.len() / out.n_cols().max(1);
+    let row_bytes = w.len() / out.n_cols();
     let mut group = Group::ZERO;
     for (r, row) in w.chunks_exact(row_bytes).enumerate() {
         // SAFETY: passed on.

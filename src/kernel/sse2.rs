@@ -109,8 +109,21 @@ impl Floats for Xmm {
     }
     #[inline(always)]
     unsafe fn widen(from: *const u16) -> __m128 {
+        // As `unpack::half`.
         // SAFETY: by the trait's contract four numbers are there.
-        unsafe { _mm_loadu_ps(from.cast::<[u16; 4]>().read_unaligned().map(half).as_ptr()) }
+        unsafe {
+            let x = _mm_unpacklo_epi16(_mm_loadl_epi64(from.cast()), _mm_setzero_si128());
+            let sign = _mm_slli_epi32::<16>(_mm_and_si128(x, _mm_set1_epi32(0x8000)));
+            let rest = _mm_slli_epi32::<13>(_mm_and_si128(x, _mm_set1_epi32(0x7fff)));
+            let finite =
+                _mm_mul_ps(_mm_castsi128_ps(rest), _mm_set1_ps(f32::from_bits((127 + 112) << 23)));
+            let is_not = _mm_cmpgt_epi32(rest, _mm_set1_epi32((0x7c00 << 13) - 1));
+            let magnitude = _mm_or_si128(
+                _mm_castps_si128(finite),
+                _mm_and_si128(is_not, _mm_set1_epi32(0x7f80_0000)),
+            );
+            _mm_castsi128_ps(_mm_or_si128(magnitude, sign))
+        }
     }
     #[inline(always)]
     unsafe fn store(x: __m128, to: *mut f32) {
@@ -144,21 +157,25 @@ impl Vector for Xmm {
         w: [*const i8; R],
         y: [*const [i8; 4]; C],
     ) {
+        const { assert!(N.is_multiple_of(2)) };
         // SAFETY: N fours of codes, and N vectors of tokens, are there by the trait's contract.
         unsafe {
             // Two sums of two products for each token.
             let mut twos = [[[_mm_setzero_si128(); 2]; C]; R];
-            for k in 0..N {
-                let mut codes = [[_mm_setzero_si128(); 2]; C];
+            for k in (0..N).step_by(2) {
+                let mut codes = [[[_mm_setzero_si128(); 2]; 2]; C];
                 for (codes, y) in codes.iter_mut().zip(y) {
-                    *codes = wide(_mm_loadu_si128(y.add(PANEL * k).cast()));
+                    for (i, codes) in codes.iter_mut().enumerate() {
+                        *codes = wide(_mm_loadu_si128(y.add(PANEL * (k + i)).cast()));
+                    }
                 }
                 for (twos, w) in twos.iter_mut().zip(w) {
-                    let w = _mm_set1_epi32(w.add(4 * k).cast::<i32>().read_unaligned());
-                    let [w, _] = wide(w);
-                    for (twos, y) in twos.iter_mut().zip(codes) {
-                        for (two, y) in twos.iter_mut().zip(y) {
-                            *two = _mm_add_epi32(*two, _mm_madd_epi16(w, y));
+                    let [w, _] = wide(_mm_loadl_epi64(w.add(4 * k).cast()));
+                    let w = [_mm_unpacklo_epi64(w, w), _mm_unpackhi_epi64(w, w)];
+                    for (twos, codes) in twos.iter_mut().zip(codes) {
+                        for (w, y) in w.into_iter().zip(codes) {
+                            twos[0] = _mm_add_epi32(twos[0], _mm_madd_epi16(w, y[0]));
+                            twos[1] = _mm_add_epi32(twos[1], _mm_madd_epi16(w, y[1]));
                         }
                     }
                 }
