@@ -124,10 +124,14 @@ fn nibbles(bytes: &[u8; 16], out: &mut [i8]) {
 /// Adds 16 where the bit is set.
 #[inline(always)]
 fn fifth_bits(bits: &[u8; 4], out: &mut [i8]) {
-    let bits = u32::from_le_bytes(*bits);
-    let out: &mut [i8; 32] = out.first_chunk_mut().expect("32 codes");
-    for i in 0..32 {
-        out[i] |= ((bits >> i & 1) << 4) as i8;
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    for (out, &bits) in out.as_chunks_mut::<8>().0.iter_mut().zip(bits) {
+        // Eight codes in a word: each byte keeps one of eight bits, and moves it to 16's place by
+        // way of the highest. Vectors without shifts of their own for each lane would do worse.
+        let kept = (u64::from(bits) * ONES) & 0x8040_2010_0804_0201;
+        let sixteens = ((kept + 0x7f * ONES) >> 3) & (0x10 * ONES);
+        let codes = u64::from_le_bytes(out.map(i8::cast_unsigned)) | sixteens;
+        *out = codes.to_le_bytes().map(u8::cast_signed);
     }
 }
 
