@@ -11,7 +11,7 @@ use super::{
     acts::A8,
     floats::{self, Float, Kind},
     lanes::{LANES, combine},
-    panels::{Floats, Vector},
+    panels::Vector,
     unpack::{Class, Group, Min, Unpack},
 };
 use crate::team::Tile;
@@ -27,6 +27,8 @@ pub trait Narrow: Vector {
     unsafe fn across(x: [Self::Int; 4]) -> Self::Int;
     /// Lane i is the sum of pair i of four pairs of activation sums, times pair i of the factors.
     unsafe fn pairs_by_pairs(sums: *const [i16; 2], factors: *const [i16; 2]) -> Self::Int;
+    /// Four numbers whose upper halves are given.
+    unsafe fn upper(from: *const u16) -> Self::Float;
 }
 
 /// Products of all rows of `w` with `x`, up to four tokens: those of the tile from `t` on.
@@ -162,7 +164,7 @@ unsafe fn four_blocks<K: Class, V: Narrow>(w: &Group, x: &A8, b: usize) -> V::In
 /// Four f32, as products with unquantized weights take them.
 pub struct Four<F>(PhantomData<F>);
 
-impl<F: Floats> floats::Vector for Four<F> {
+impl<F: Narrow> floats::Vector for Four<F> {
     type V = F::Float;
     const WIDTH: usize = 4;
 
@@ -188,10 +190,7 @@ impl<F: Floats> floats::Vector for Four<F> {
             match W::KIND {
                 Kind::F32 => F::load(w.cast()),
                 Kind::F16 => F::widen(w.cast()),
-                Kind::BF16 => {
-                    let halves: [u16; 4] = w.cast::<[u16; 4]>().read_unaligned();
-                    F::load(halves.map(|half| f32::from_bits(u32::from(half) << 16)).as_ptr())
-                }
+                Kind::BF16 => F::upper(w.cast()),
             }
         }
     }

@@ -291,4 +291,9 @@ impl<D: Dot> Narrow for Quad<D> {
         // SAFETY: by the trait's contract.
         unsafe { pairs(sums, vld1q_s16(factors.cast())) }
     }
+    #[inline(always)]
+    unsafe fn upper(from: *const u16) -> float32x4_t {
+        // SAFETY: by the trait's contract four numbers are there.
+        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(from)))) }
+    }
 }

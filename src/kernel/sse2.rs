@@ -249,4 +249,12 @@ impl Narrow for Xmm {
         // SAFETY: by the trait's contract.
         unsafe { _mm_madd_epi16(_mm_loadu_si128(sums.cast()), _mm_loadu_si128(factors.cast())) }
     }
+    #[inline(always)]
+    unsafe fn upper(from: *const u16) -> __m128 {
+        // SAFETY: by the trait's contract four numbers are there.
+        unsafe {
+            let halves = _mm_loadl_epi64(from.cast());
+            _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves))
+        }
+    }
 }
