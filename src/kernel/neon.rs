@@ -212,6 +212,15 @@ impl<D> Floats for Quad<D> {
         unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))) }
     }
     #[inline(always)]
+    unsafe fn widen_codes(from: *const i8) -> float32x4_t {
+        // SAFETY: by the trait's contract four codes are there.
+        unsafe {
+            let codes = vdup_n_s32(from.cast::<i32>().read_unaligned());
+            let wide = vmovl_s8(vreinterpret_s8_s32(codes));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(x: float32x4_t, to: *mut f32) {
         // SAFETY: by the trait's contract.
         unsafe { vst1q_f32(to, x) }

@@ -126,6 +126,17 @@ impl Floats for Xmm {
         }
     }
     #[inline(always)]
+    unsafe fn widen_codes(from: *const i8) -> __m128 {
+        // SAFETY: by the trait's contract four codes are there.
+        unsafe {
+            // Each code becomes the highest byte of a lane.
+            let codes = _mm_cvtsi32_si128(from.cast::<i32>().read_unaligned());
+            let zero = _mm_setzero_si128();
+            let high = _mm_unpacklo_epi16(zero, _mm_unpacklo_epi8(zero, codes));
+            _mm_cvtepi32_ps(_mm_srai_epi32::<24>(high))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(x: __m128, to: *mut f32) {
         // SAFETY: by the trait's contract.
         unsafe { _mm_storeu_ps(to, x) }
