@@ -2,6 +2,7 @@
 # Runs the kernels' tests on CPUs that this x86-64 machine isn't, under qemu's user mode: one of each
 # kind that the kernels tell apart below AVX2. On Debian it installs qemu, the cross compiler (for
 # its linker and its C library) and Rust's target.
+# scripts/emulate.sh [--models]: whole models too, which takes minutes more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,4 +42,4 @@ on cortex-a53 neon --target "$arm" "${kernels[@]}"
 on neoverse-n1 dotprod --target "$arm" "${kernels[@]}"
 on max i8mm --target "$arm" --lib "${kernels[@]}"
 # Whole models, with each of the tables: this CPU has all.
-on max i8mm --target "$arm" -p pith-convert --test families
+[[ ${1:-} != --models ]] || on max i8mm --target "$arm" -p pith-convert --test families
