@@ -2,13 +2,14 @@
 # Runs the kernels' tests on CPUs that this x86-64 machine isn't, under qemu's user mode: one of each
 # kind that the kernels tell apart below AVX2. On Debian it installs qemu, the cross compiler (for
 # its linker and its C library) and Rust's target.
-# scripts/emulate.sh [--models]: whole models too, which takes minutes more.
+#
+#   scripts/emulate.sh [--models]    also whole models with each table, cut in many ways: minutes more
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-arm=aarch64-unknown-linux-gnu
-kernels=(-p pith --test kernel --test attention --test logits)
+target=aarch64-unknown-linux-gnu
+kernels=(-p pith --lib --test kernel --test attention --test logits)
 
 install() {
   local root=() packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
@@ -18,7 +19,7 @@ install() {
     DEBIAN_FRONTEND=noninteractive "${root[@]}" \
       apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
   fi
-  rustup --quiet target add "$arm"
+  rustup --quiet target add "$target"
 }
 
 # on CPU TABLE ARGUMENTS...: cargo test on a CPU of this model, which gets this table of kernels.
@@ -32,14 +33,20 @@ on() {
   echo "-- $cpu: $((SECONDS - start)) s"
 }
 
+aarch64() {
+  on "$1" "$2" --target "$target" "${kernels[@]}"
+  # Whole models against PyTorch.
+  on "$1" "$2" --target "$target" -p pith-convert --test families pytorchs_logits
+}
+
 install
 # The build of this machine, on a CPU that has SSE3, but neither SSSE3 nor anything later.
 on Opteron_G1 sse2 "${kernels[@]}"
 # Without debug information it is built in two thirds of the time.
 export CARGO_PROFILE_DEV_DEBUG=0
-cargo clippy --quiet --target "$arm" -p pith -- -D warnings
-on cortex-a53 neon --target "$arm" "${kernels[@]}"
-on neoverse-n1 dotprod --target "$arm" "${kernels[@]}"
-on max i8mm --target "$arm" --lib "${kernels[@]}"
-# Whole models, with each of the tables: this CPU has all.
-[[ ${1:-} != --models ]] || on max i8mm --target "$arm" -p pith-convert --test families
+cargo clippy --quiet --target "$target" -p pith -- -D warnings
+aarch64 cortex-a53 neon
+aarch64 neoverse-n1 dotprod
+aarch64 max i8mm
+# This CPU has all tables.
+[[ ${1:-} != --models ]] || on max i8mm --target "$target" -p pith-convert --test families
