@@ -3,12 +3,13 @@
 # kind that the kernels tell apart below AVX2. On Debian it installs qemu, the cross compiler (for
 # its linker and its C library) and Rust's target.
 #
-#   scripts/emulate.sh [--models]    also whole models with each table, cut in many ways: minutes more
+#   scripts/emulate.sh [--models]    whole models too: minutes more
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 target=aarch64-unknown-linux-gnu
+models=${1:-}
 kernels=(-p pith --lib --test kernel --test attention --test logits)
 
 install() {
@@ -35,8 +36,8 @@ on() {
 
 aarch64() {
   on "$1" "$2" --target "$target" "${kernels[@]}"
-  # Whole models against PyTorch.
-  on "$1" "$2" --target "$target" -p pith-convert --test families pytorchs_logits
+  # Against PyTorch.
+  [[ $models != --models ]] || on "$1" "$2" --target "$target" -p pith-convert --test families pytorchs_logits
 }
 
 install
@@ -48,5 +49,5 @@ cargo clippy --quiet --target "$target" -p pith -- -D warnings
 aarch64 cortex-a53 neon
 aarch64 neoverse-n1 dotprod
 aarch64 max i8mm
-# This CPU has all tables.
-[[ ${1:-} != --models ]] || on max i8mm --target "$target" -p pith-convert --test families
+# This CPU has all tables: models cut in many ways have the same bits with each.
+[[ $models != --models ]] || on max i8mm --target "$target" -p pith-convert --test families
