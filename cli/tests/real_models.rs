@@ -77,12 +77,12 @@ fn smollm2_scores_as_llama_cpp_does() {
     check("SmolLM2-135M-Instruct.Q4_1.gguf", 0x3609_2d9e_645e_95e3, 51.5996, 0.005);
 }
 
-/// Rounding of activations alone moves this model's perplexity by up to 0.6 % here (llama.cpp's
-/// own by 0.3 %); with the weights dequantized to F32 the two agree to 0.005 %.
+/// Rounding of activations alone moves this model's perplexity by some 0.3 %, llama.cpp's too; with
+/// the weights dequantized to F32 the two agree to 0.005 %.
 #[test]
 #[ignore = "needs fetched/gemma-3-270m-q4_k_m.gguf (scripts/fetch-models.sh)"]
 fn gemma_3_scores_as_llama_cpp_does() {
-    check("gemma-3-270m-q4_k_m.gguf", 0xc4f3_da46_3861_99a8, 50.6885, 0.01);
+    check("gemma-3-270m-q4_k_m.gguf", 0xc4f3_da46_3861_99a8, 50.6885, 0.005);
 }
 
 /// Rounding keys and values to Q8_0 moves the perplexity as little as another order of sums would.
