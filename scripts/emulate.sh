@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 target=aarch64-unknown-linux-gnu
 models=${1:-}
-kernels=(-p pith --lib --test kernel --test attention --test logits)
+kernels=(-p pith --test kernel --test attention --test logits)
 
 install() {
   local root=() packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
