@@ -5,6 +5,8 @@
 //!
 //! `cargo bench --bench attend -- avx2/q8_0` runs what contains the given text.
 
+mod support;
+
 use std::{hint::black_box, ops::Range, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -12,24 +14,13 @@ use pith::{
     cache::Type,
     kernel::{A8, CHUNK, Chunk, HEADS, Kernels, Query, Results, SHARE, Softmax, Stored},
 };
+use support::values;
 
 /// Key/value heads.
 const N_HEAD_KV: usize = 8;
 
 /// Width of a head.
 const HEAD_DIM: usize = 64;
-
-/// Numbers in -1..1, spread evenly and always the same.
-fn values(n: usize) -> Vec<f32> {
-    let mut state = 0x9e37_79b9u32;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 2.0 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 /// Keys, or values: it makes no difference to the time which number lies where.
 enum Store {

@@ -4,6 +4,8 @@
 //!
 //! `cargo bench --bench kernel -- avx2/Q4_K` runs what contains the given text.
 
+mod support;
+
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -15,21 +17,10 @@ use pith::{
     quant::Format,
     team::Mat,
 };
+use support::values;
 
 /// Rows of a matrix, and weights of a row.
 const N: usize = 2048;
-
-/// Numbers in -1..1, spread evenly and always the same.
-fn values(n: usize) -> Vec<f32> {
-    let mut state = 0x9e37_79b9u32;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 2.0 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 /// A matrix of real weights: rows are repeats of 16 encoded ones, since encoding is slow.
 fn weights(format: Format) -> Vec<u8> {

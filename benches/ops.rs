@@ -3,26 +3,17 @@
 //!
 //! `cargo bench --bench ops -- avx2/rms_norm` runs what contains the given text.
 
+mod support;
+
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pith::kernel::Kernels;
 use pith_models::{Act, Pairing};
+use support::values;
 
 /// Widths of rows.
 const WIDTHS: [usize; 4] = [576, 1536, 2048, 8192];
-
-/// Numbers in -1..1, spread evenly and always the same.
-fn values(n: usize) -> Vec<f32> {
-    let mut state = 0x9e37_79b9u32;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 2.0 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 fn ops(c: &mut Criterion) {
     for kernels in Kernels::available() {

@@ -65,7 +65,7 @@ struct Scratch {
     /// A row before its norm.
     row: Vec<f32>,
     /// Unpacked weights.
-    groups: Vec<Pack>,
+    packs: Vec<Pack>,
     score: logits::Scratch,
 }
 
@@ -223,7 +223,7 @@ struct Sizes {
     head_dim: usize,
     group: usize,
     row: usize,
-    groups: usize,
+    packs: usize,
     score: logits::Sizes,
 }
 
@@ -234,7 +234,7 @@ impl Sizes {
             head_dim: hp.head_dim,
             group: hp.n_head / hp.n_head_kv,
             row: hp.n_embd.max(hp.n_head * hp.head_dim),
-            groups: plan.scratch_packs(limits.n_batch.max(limits.n_logits)),
+            packs: plan.scratch_packs(limits.n_batch.max(limits.n_logits)),
             score: logits::Sizes::new(limits),
         }
     }
@@ -242,7 +242,7 @@ impl Sizes {
     fn bytes(&self) -> usize {
         attend::Scratch::bytes(self.head_dim, self.group)
             + self.row * size_of::<f32>()
-            + self.groups * size_of::<Pack>()
+            + self.packs * size_of::<Pack>()
             + self.score.bytes()
     }
 }
@@ -252,7 +252,7 @@ impl Scratch {
         Scratch {
             attend: attend::Scratch::new(sizes.head_dim, sizes.group),
             row: vec![0.0; sizes.row],
-            groups: vec![Pack::ZERO; sizes.groups],
+            packs: vec![Pack::ZERO; sizes.packs],
             score: logits::Scratch::new(&sizes.score),
         }
     }
@@ -464,7 +464,7 @@ impl Step<'_> {
         let this = &*self;
         let mat = Mat::window(&mut data, n, col, n_out, stride);
         self.region.tiles(mat, n.max(1), tile_cols, |worker, mut tile| {
-            let groups = &mut lock(&this.scratch[worker]).groups;
+            let packs = &mut lock(&this.scratch[worker]).packs;
             let (start, end) = (tile.col0(), tile.col0() + tile.n_cols());
             let mut first = 0;
             for part in parts {
@@ -472,7 +472,7 @@ impl Step<'_> {
                 let (from, to) = (start.max(first), end.min(last));
                 if from < to {
                     let mut tile = tile.columns(from - start..to - start);
-                    this.product(part, x, groups, from - first..to - first, &mut tile);
+                    this.product(part, x, packs, from - first..to - first, &mut tile);
                 }
                 first = last;
             }

@@ -8,7 +8,7 @@
 //!
 //! Each thread has a share of adjacent tiles and takes others' only when that is used up: what it
 //! reads then lies in one piece, which is what prefetching wants. One queue for all made generation
-//! a fifth slower.
+//! a third slower.
 //!
 //! Where other processes want the cores too, nobody keeps one for waiting: an idle helper offers
 //! its core again and again while it spins, and whoever has waited for long sleeps, caller and

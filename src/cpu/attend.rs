@@ -17,7 +17,7 @@ use crate::{
 const ROWS: usize = 16;
 
 /// Query heads of a tile from which on a chunk is widened to f32 once for all of them: widening is
-/// a third of the work where each four queries do it for themselves.
+/// a sixth of the work where each four queries do it for themselves.
 const WIDEN: usize = 8;
 
 /// What one thread needs.

@@ -2,8 +2,8 @@
 //! which brings a vector of token sums ([`Vector`]) and compiles them for itself.
 //!
 //! The lanes of a vector are tokens. A tile is R weight rows by C vectors of tokens: its integer
-//! sums stay in registers for a block of 32 weights, and then update f32 sums of the contract's
-//! eight lanes, which lie in the first-level cache.
+//! sums stay in registers for a block of 32 weights, and so do the f32 sums that they update, which
+//! are those of one of the contract's eight lanes at a time.
 #![allow(unsafe_code)]
 
 use super::{
