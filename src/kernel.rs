@@ -23,7 +23,9 @@ pub mod math;
 mod narrow;
 mod panels;
 pub mod scalar;
+mod tables;
 mod unpack;
+mod vector;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{lanes, math, panels::Floats};
+use super::{lanes, math, vector::Floats};
 
 /// Positions of a chunk; chunks begin at multiples of it.
 pub const CHUNK: usize = 256;

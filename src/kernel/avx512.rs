@@ -2,27 +2,17 @@
 //! in rows with 256-bit vectors, where decoding a weight is most of the work.
 #![allow(unsafe_code)]
 
-mod floats;
-
-use pith_models::{Act, Pairing};
-
 use super::{
-    Chunk, Kernels, Query, Results, Softmax, attend, avx2, lanes, logits,
+    Kernels, avx2,
     panels::multiply,
-    x86::{dot::Avx512Vnni, overlay, products, ymm::Ymm, zmm::Zmm},
+    tables::{all_products, over_floats, over_lanes},
+    x86::{dot::Avx512Vnni, products, ymm::Ymm, zmm::Zmm},
 };
-use crate::quant::Format;
 
 /// The AVX-512 table.
 pub const TABLE: Kernels = Kernels {
     name: "avx512",
-    matmul: {
-        let mut matmul = avx2::TABLE.matmul;
-        matmul[Format::F32.index()] = floats::matmul::<floats::F32>;
-        matmul[Format::F16.index()] = floats::matmul::<floats::F16>;
-        matmul[Format::BF16.index()] = floats::matmul::<floats::BF16>;
-        overlay!(matmul)
-    },
+    matmul: all_products!(),
     rms_norm,
     layer_norm,
     activate,
@@ -31,7 +21,7 @@ pub const TABLE: Kernels = Kernels {
     add,
     rope,
     widen,
-    attend: attend_chunk,
+    attend,
     merge,
     softmax,
     ..avx2::TABLE
@@ -57,42 +47,7 @@ products!(
     }
 );
 
-/// A body that all tables share, compiled with AVX-512.
-macro_rules! with_avx512 {
-    ($($module:ident::$name:ident($($arg:ident: $type:ty),*);)*) => {$(
-        #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-        fn $name($($arg: $type),*) {
-            $module::$name($($arg),*);
-        }
-    )*};
-}
-
-with_avx512! {
-    lanes::rms_norm(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [f32]);
-    lanes::layer_norm(x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32, out: &mut [f32]);
-    lanes::activate(act: Act, x: &mut [f32]);
-    lanes::gate(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]);
-    lanes::softcap(x: &mut [f32], cap: f32);
-    lanes::add(x: &mut [f32], y: &[f32]);
-    lanes::rope(pairing: Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
-    attend::merge(state: &mut Softmax, out: &mut [f32], chunk: Softmax, mixed: &[f32]);
-    logits::softmax(logits: &[f32], out: &mut Softmax);
-}
-
-/// # Safety
-/// As `attend::widen`.
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
-    // SAFETY: this function has the instruction set; the rest is its own contract.
-    unsafe { attend::widen::<Zmm>(chunk, keys, values) }
-}
-
-/// # Safety
-/// As `attend::vectors`.
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
-    // One sixteen of keys at a time: several are several streams, and where the context doesn't fit the
-    // caches those take 1.2 times as long (1.4 times with one query; 4096 positions of 8 heads, Zen 4).
-    // SAFETY: this function has the instruction set; the rest is its own contract.
-    unsafe { attend::vectors::<Zmm, 1, 4>(chunk, queries, out) }
-}
+// One sixteen of keys at a time: several are several streams, and where the context doesn't fit the
+// caches those take 1.2 times as long (1.4 times with one query; 4096 positions of 8 heads, Zen 4).
+over_floats!("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", Zmm, (1, 4), (1, 4));
+over_lanes!("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");

@@ -4,12 +4,13 @@
 use super::{
     Kernels, avx2,
     panels::multiply,
-    x86::{dot::AvxVnni, overlay, products, ymm::Ymm},
+    tables::integer_products,
+    x86::{dot::AvxVnni, products, ymm::Ymm},
 };
 
 /// The AVX-VNNI table.
 pub const TABLE: Kernels =
-    Kernels { name: "avxvnni", matmul: overlay!(avx2::TABLE.matmul), ..avx2::TABLE };
+    Kernels { name: "avxvnni", matmul: integer_products!(avx2::TABLE.matmul), ..avx2::TABLE };
 
 /// Whether this CPU has what the table needs.
 pub fn is_here() -> bool {

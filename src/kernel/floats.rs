@@ -12,7 +12,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{Input, lanes::LANES};
+use super::{Input, lanes::LANES, vector::Floats};
 use crate::team::Tile;
 
 /// How weights are stored.
@@ -51,28 +51,20 @@ impl Float for BF16 {
     const KIND: Kind = Kind::BF16;
 }
 
-/// Vectors of `WIDTH` f32, which divides 16.
+/// LANES weights as f32.
 ///
 /// # Safety
-/// Every function needs its instruction set, and pointers to as much as it says.
-pub trait Vector {
-    /// Some f32.
-    type V: Copy;
-    /// How many.
-    const WIDTH: usize;
-
-    /// Zeros.
-    unsafe fn zero() -> Self::V;
-    /// `WIDTH` values from `at`.
-    unsafe fn load(at: *const f32) -> Self::V;
-    /// `WIDTH` values to `at`.
-    unsafe fn store(x: Self::V, at: *mut f32);
-    /// `WIDTH` weights as f32.
-    unsafe fn widen<F: Float>(w: *const u8) -> Self::V;
-    /// sum + w * x, rounded twice.
-    unsafe fn plus_product(sum: Self::V, w: Self::V, x: Self::V) -> Self::V;
-    /// The trees of four sums of 16 lanes each ([`super::lanes::combine`]).
-    unsafe fn totals(sums: &[[f32; LANES]; 4]) -> [f32; 4];
+/// The CPU has V's instruction set; the weights are there.
+#[inline(always)]
+unsafe fn load<V: Floats, F: Float>(w: *const u8) -> V::Float {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match F::KIND {
+            Kind::F32 => V::load(w.cast()),
+            Kind::F16 => V::widen(w.cast()),
+            Kind::BF16 => V::upper(w.cast()),
+        }
+    }
 }
 
 /// Rows of a strip.
@@ -106,7 +98,7 @@ pub unsafe fn matmul<V, F, const PARTS: usize, const N: usize>(
     x: Input<'_>,
     out: &mut Tile<'_, f32>,
 ) where
-    V: Vector,
+    V: Floats,
     F: Float,
 {
     let Input::F32(x) = x else { unreachable!("Kernels::matmul checks the kind") };
@@ -167,7 +159,7 @@ impl Product<'_> {
     /// # Safety
     /// As for [`matmul`].
     #[inline(always)]
-    unsafe fn few<V: Vector, F: Float, const R: usize, const N: usize, const P: usize>(
+    unsafe fn few<V: Floats, F: Float, const R: usize, const N: usize, const P: usize>(
         &self,
         out: &mut Tile<'_, f32>,
     ) {
@@ -199,7 +191,7 @@ impl Product<'_> {
     /// # Safety
     /// As for [`matmul`].
     #[inline(always)]
-    unsafe fn many<V: Vector, F: Float, const R: usize, const N: usize>(
+    unsafe fn many<V: Floats, F: Float, const R: usize, const N: usize>(
         &self,
         out: &mut Tile<'_, f32>,
     ) {
@@ -246,7 +238,7 @@ impl Product<'_> {
     /// # Safety
     /// The sums have been filled; `rows` holds a multiple of 4, at most STRIP.
     #[inline(always)]
-    unsafe fn finish<V: Vector>(&self, t0: usize, rows: &[usize], out: &mut Tile<'_, f32>) {
+    unsafe fn finish<V: Floats>(&self, t0: usize, rows: &[usize], out: &mut Tile<'_, f32>) {
         for t in t0..out.n_rows().min(t0 + TOKENS) {
             let out = out.row_mut(t);
             for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
@@ -267,13 +259,13 @@ impl Product<'_> {
 /// # Safety
 /// The CPU has V's instruction set; `depth.len` weights and values, and N x R sums, are there.
 #[inline(always)]
-unsafe fn tile<V: Vector, F: Float, const R: usize, const N: usize, const P: usize>(
+unsafe fn tile<V: Floats, F: Float, const R: usize, const N: usize, const P: usize>(
     w: [*const u8; R],
     x: [*const f32; N],
     depth: Depth,
     sums: *mut f32,
 ) {
-    const { assert!(LANES.is_multiple_of(P * V::WIDTH)) };
+    const { assert!(LANES.is_multiple_of(P * V::LANES)) };
     let rest = depth.len % LANES;
     let whole = depth.len - rest;
     // Zeros beyond the end change no lane: no sum that began as 0 is -0.
@@ -292,8 +284,8 @@ unsafe fn tile<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
             }
         }
     }
-    for part in (0..LANES).step_by(P * V::WIDTH) {
-        // SAFETY: by this function's contract; lanes `part..part + P * WIDTH` of each 16 are inside
+    for part in (0..LANES).step_by(P * V::LANES) {
+        // SAFETY: by this function's contract; lanes `part..part + P * V::LANES` of each 16 are inside
         // `whole`, of a sum, and of the copies of the rest.
         unsafe {
             let mut acc = [[[V::zero(); P]; N]; R];
@@ -301,7 +293,7 @@ unsafe fn tile<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
                 for (r, acc) in acc.iter_mut().enumerate() {
                     for (i, acc) in acc.iter_mut().enumerate() {
                         for (p, acc) in acc.iter_mut().enumerate() {
-                            let lane = part + p * V::WIDTH;
+                            let lane = part + p * V::LANES;
                             *acc = V::load(sums.add((i * STRIP + r) * LANES + lane));
                         }
                     }
@@ -318,7 +310,7 @@ unsafe fn tile<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
             for (r, acc) in acc.iter().enumerate() {
                 for (i, acc) in acc.iter().enumerate() {
                     for (p, acc) in acc.iter().enumerate() {
-                        let lane = part + p * V::WIDTH;
+                        let lane = part + p * V::LANES;
                         V::store(*acc, sums.add((i * STRIP + r) * LANES + lane));
                     }
                 }
@@ -332,8 +324,8 @@ unsafe fn tile<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
 /// # Safety
 /// As for [`tile`].
 #[inline(always)]
-unsafe fn step<V: Vector, F: Float, const R: usize, const N: usize, const P: usize>(
-    acc: &mut [[[V::V; P]; N]; R],
+unsafe fn step<V: Floats, F: Float, const R: usize, const N: usize, const P: usize>(
+    acc: &mut [[[V::Float; P]; N]; R],
     w: [*const u8; R],
     x: [*const f32; N],
     k: usize,
@@ -341,7 +333,7 @@ unsafe fn step<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
     // SAFETY: by this function's contract.
     unsafe {
         for p in 0..P {
-            let k = k + p * V::WIDTH;
+            let k = k + p * V::LANES;
             // Loops and no closures: a closure passed to a function of the standard library isn't
             // inlined there, since that function lacks the instruction set.
             let mut y = [V::zero(); N];
@@ -349,9 +341,9 @@ unsafe fn step<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
                 *y = V::load(x.add(k));
             }
             for (acc, w) in acc.iter_mut().zip(w) {
-                let w = V::widen::<F>(w.add(k * F::BYTES));
+                let w = load::<V, F>(w.add(k * F::BYTES));
                 for (acc, y) in acc.iter_mut().zip(y) {
-                    acc[p] = V::plus_product(acc[p], w, y);
+                    acc[p] = V::add(acc[p], V::mul(w, y));
                 }
             }
         }
@@ -363,20 +355,20 @@ unsafe fn step<V: Vector, F: Float, const R: usize, const N: usize, const P: usi
 /// # Safety
 /// The CPU has V's instruction set; `to` has room for the weights, rounded up to lanes.
 #[inline(always)]
-unsafe fn widen<V: Vector, F: Float>(from: &[u8], to: *mut f32) {
+unsafe fn widen<V: Floats, F: Float>(from: &[u8], to: *mut f32) {
     let n = from.len() / F::BYTES;
     let whole = n - n % LANES;
-    // SAFETY: by this function's contract; `LANES` is a multiple of `WIDTH`.
+    // SAFETY: by this function's contract; `LANES` is a multiple of V's.
     unsafe {
-        for k in (0..whole).step_by(V::WIDTH) {
-            V::store(V::widen::<F>(from.as_ptr().add(k * F::BYTES)), to.add(k));
+        for k in (0..whole).step_by(V::LANES) {
+            V::store(load::<V, F>(from.as_ptr().add(k * F::BYTES)), to.add(k));
         }
         if whole < n {
             let rest = &from[whole * F::BYTES..];
             let mut tail = [0u8; 4 * LANES];
             tail[..rest.len()].copy_from_slice(rest);
-            for k in (0..LANES).step_by(V::WIDTH) {
-                V::store(V::widen::<F>(tail.as_ptr().add(k * F::BYTES)), to.add(whole + k));
+            for k in (0..LANES).step_by(V::LANES) {
+                V::store(load::<V, F>(tail.as_ptr().add(k * F::BYTES)), to.add(whole + k));
             }
         }
     }

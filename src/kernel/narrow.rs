@@ -5,12 +5,8 @@
 //! four tokens. Nothing here depends on what the CPU is beyond that vector.
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
-
 use super::{
     acts::A8,
-    floats::{self, Float, Kind},
-    lanes::{LANES, combine},
     panels::Vector,
     unpack::{Class, Group, Min, Unpack},
 };
@@ -27,8 +23,6 @@ pub trait Narrow: Vector {
     unsafe fn across(x: [Self::Int; 4]) -> Self::Int;
     /// Lane i is the sum of pair i of four pairs of activation sums, times pair i of the factors.
     unsafe fn pairs_by_pairs(sums: *const [i16; 2], factors: *const [i16; 2]) -> Self::Int;
-    /// Four numbers whose upper halves are given.
-    unsafe fn upper(from: *const u16) -> Self::Float;
 }
 
 /// Products of all rows of `w` with `x`, up to four tokens: those of the tile from `t` on.
@@ -158,50 +152,6 @@ unsafe fn four_blocks<K: Class, V: Narrow>(w: &Group, x: &A8, b: usize) -> V::In
             };
         }
         V::across(parts)
-    }
-}
-
-/// Four f32, as products with unquantized weights take them.
-pub struct Four<F>(PhantomData<F>);
-
-impl<F: Narrow> floats::Vector for Four<F> {
-    type V = F::Float;
-    const WIDTH: usize = 4;
-
-    #[inline(always)]
-    unsafe fn zero() -> F::Float {
-        // SAFETY: the same contract.
-        unsafe { F::zero() }
-    }
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> F::Float {
-        // SAFETY: the same contract.
-        unsafe { F::load(at) }
-    }
-    #[inline(always)]
-    unsafe fn store(x: F::Float, at: *mut f32) {
-        // SAFETY: the same contract.
-        unsafe { F::store(x, at) }
-    }
-    #[inline(always)]
-    unsafe fn widen<W: Float>(w: *const u8) -> F::Float {
-        // SAFETY: the same contract: four weights.
-        unsafe {
-            match W::KIND {
-                Kind::F32 => F::load(w.cast()),
-                Kind::F16 => F::widen(w.cast()),
-                Kind::BF16 => F::upper(w.cast()),
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn plus_product(sum: F::Float, w: F::Float, x: F::Float) -> F::Float {
-        // SAFETY: the same contract.
-        unsafe { F::add(sum, F::mul(w, x)) }
-    }
-    #[inline(always)]
-    unsafe fn totals(sums: &[[f32; LANES]; 4]) -> [f32; 4] {
-        [combine(sums[0]), combine(sums[1]), combine(sums[2]), combine(sums[3])]
     }
 }
 

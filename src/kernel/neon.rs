@@ -9,61 +9,30 @@ pub mod i8mm;
 use std::{arch::aarch64::*, marker::PhantomData};
 
 use super::{
-    Chunk, Input, Kernels, Matmul, Pack, Query, Results,
+    Kernels,
     acts::PANEL,
-    attend,
-    floats::{self, BF16, F16, F32, Float},
-    narrow::{Four, Narrow, products},
-    panels::{Floats, Vector},
+    narrow::{Narrow, products},
+    panels::Vector,
     scalar,
-    unpack::{Class, overlay},
+    tables::{all_products, over_floats},
+    unpack::Class,
+    vector::Floats,
 };
-use crate::{quant::Format, team::Tile};
 
 /// The NEON table.
 pub const TABLE: Kernels = Kernels {
     name: "neon",
-    matmul: {
-        let mut matmul: [Matmul; Format::COUNT] = [unquantized::<F32>; Format::COUNT];
-        matmul[Format::F16.index()] = unquantized::<F16>;
-        matmul[Format::BF16.index()] = unquantized::<BF16>;
-        overlay!(matmul)
-    },
+    matmul: all_products!(),
     to_f16,
     from_f16,
     widen,
-    attend: attend_chunk,
+    attend,
     ..scalar::TABLE
 };
 
 products!("neon", Quad<Bytes>, (2, 2, 4));
 
-/// # Safety
-/// The lengths are as `Kernels::matmul` checks.
-unsafe fn unquantized<F: Float>(
-    w: &[u8],
-    n_in: usize,
-    x: Input<'_>,
-    _: &mut [Pack],
-    out: &mut Tile<'_, f32>,
-) {
-    // SAFETY: every aarch64 CPU has NEON; lengths by this function's contract.
-    unsafe { floats::matmul::<Four<Quad<Bytes>>, F, 2, 4>(w, n_in, x, out) }
-}
-
-/// # Safety
-/// As `attend::widen`.
-unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
-    // SAFETY: every aarch64 CPU has NEON; the rest is this function's contract.
-    unsafe { attend::widen::<Quad<Bytes>>(chunk, keys, values) }
-}
-
-/// # Safety
-/// As `attend::vectors`.
-unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
-    // SAFETY: every aarch64 CPU has NEON; the rest is this function's contract.
-    unsafe { attend::vectors::<Quad<Bytes>, 4, 4>(chunk, queries, out) }
-}
+over_floats!("neon", Quad<Bytes>, (2, 4), (4, 4));
 
 fn to_f16(x: &[f32], out: &mut [u16]) {
     let (whole, rest) = x.as_chunks::<4>();
@@ -212,6 +181,11 @@ impl<D> Floats for Quad<D> {
         unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))) }
     }
     #[inline(always)]
+    unsafe fn upper(from: *const u16) -> float32x4_t {
+        // SAFETY: by the trait's contract four numbers are there.
+        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(from)))) }
+    }
+    #[inline(always)]
     unsafe fn widen_codes(from: *const i8) -> float32x4_t {
         // SAFETY: by the trait's contract four codes are there.
         unsafe {
@@ -299,10 +273,5 @@ impl<D: Dot> Narrow for Quad<D> {
     unsafe fn pairs_by_pairs(sums: *const [i16; 2], factors: *const [i16; 2]) -> int32x4_t {
         // SAFETY: by the trait's contract.
         unsafe { pairs(sums, vld1q_s16(factors.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn upper(from: *const u16) -> float32x4_t {
-        // SAFETY: by the trait's contract four numbers are there.
-        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(from)))) }
     }
 }

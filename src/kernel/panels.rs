@@ -9,6 +9,7 @@
 use super::{
     acts::{PANEL, Panel},
     unpack::{Class, Group, Min},
+    vector::Floats,
 };
 use crate::team::Tile;
 
@@ -56,50 +57,6 @@ impl Pack {
             self.mins[b][r] = group.mins[b];
         }
     }
-}
-
-/// Vectors of f32 in one instruction set.
-///
-/// # Safety
-/// Every function needs the instruction set, and pointers to as much as it says.
-pub trait Floats {
-    /// Numbers of a vector; divides [`PANEL`].
-    const LANES: usize;
-    /// A vector.
-    type Float: Copy;
-
-    /// Zeros.
-    unsafe fn zero() -> Self::Float;
-    /// LANES numbers.
-    unsafe fn load(from: *const f32) -> Self::Float;
-    /// LANES binary16 numbers.
-    unsafe fn widen(from: *const u16) -> Self::Float;
-    /// LANES codes.
-    #[inline(always)]
-    unsafe fn widen_codes(from: *const i8) -> Self::Float {
-        let mut wide = [0.0; PANEL];
-        // SAFETY: by the trait's contract; LANES fit a panel.
-        unsafe {
-            for (i, wide) in wide.iter_mut().enumerate().take(Self::LANES) {
-                *wide = f32::from(*from.add(i));
-            }
-            Self::load(wide.as_ptr())
-        }
-    }
-    /// Writes LANES numbers.
-    unsafe fn store(x: Self::Float, to: *mut f32);
-    /// One number in all lanes.
-    unsafe fn all(x: f32) -> Self::Float;
-    /// One binary16 number in all lanes.
-    #[inline(always)]
-    unsafe fn all_halves(x: u16) -> Self::Float {
-        // SAFETY: by the trait's contract.
-        unsafe { Self::all(half::f16::from_bits(x).to_f32()) }
-    }
-    /// a * b.
-    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
-    /// a + b.
-    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
 }
 
 /// Sums of several tokens in one instruction set.

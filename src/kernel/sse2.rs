@@ -6,60 +6,23 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Chunk, Input, Kernels, Matmul, Pack, Query, Results,
+    Kernels,
     acts::PANEL,
-    attend,
-    floats::{self, BF16, F16, F32, Float},
-    narrow::{Four, Narrow, products},
-    panels::{Floats, Vector},
+    narrow::{Narrow, products},
+    panels::Vector,
     scalar,
-    unpack::{Class, half, overlay},
+    tables::{all_products, over_floats},
+    unpack::{Class, half},
+    vector::Floats,
 };
-use crate::{quant::Format, team::Tile};
 
 /// The SSE2 table.
-pub const TABLE: Kernels = Kernels {
-    name: "sse2",
-    matmul: {
-        let mut matmul: [Matmul; Format::COUNT] = [unquantized::<F32>; Format::COUNT];
-        matmul[Format::F16.index()] = unquantized::<F16>;
-        matmul[Format::BF16.index()] = unquantized::<BF16>;
-        overlay!(matmul)
-    },
-    from_f16,
-    widen,
-    attend: attend_chunk,
-    ..scalar::TABLE
-};
+pub const TABLE: Kernels =
+    Kernels { name: "sse2", matmul: all_products!(), from_f16, widen, attend, ..scalar::TABLE };
 
 products!("sse2", Xmm, (4, 1, 4));
 
-/// # Safety
-/// The lengths are as `Kernels::matmul` checks.
-unsafe fn unquantized<F: Float>(
-    w: &[u8],
-    n_in: usize,
-    x: Input<'_>,
-    _: &mut [Pack],
-    out: &mut Tile<'_, f32>,
-) {
-    // SAFETY: every x86-64 CPU has SSE2; lengths by this function's contract.
-    unsafe { floats::matmul::<Four<Xmm>, F, 2, 2>(w, n_in, x, out) }
-}
-
-/// # Safety
-/// As `attend::widen`.
-unsafe fn widen(chunk: &Chunk<'_>, keys: &mut [f32], values: &mut [f32]) {
-    // SAFETY: every x86-64 CPU has SSE2; the rest is this function's contract.
-    unsafe { attend::widen::<Xmm>(chunk, keys, values) }
-}
-
-/// # Safety
-/// As `attend::vectors`.
-unsafe fn attend_chunk(chunk: &Chunk<'_>, queries: &[Query<'_>], out: Results<'_>) {
-    // SAFETY: every x86-64 CPU has SSE2; the rest is this function's contract.
-    unsafe { attend::vectors::<Xmm, 2, 2>(chunk, queries, out) }
-}
+over_floats!("sse2", Xmm, (2, 2), (2, 2));
 
 fn from_f16(x: &[u16], out: &mut [f32]) {
     for (out, x) in out.iter_mut().zip(x) {
@@ -123,6 +86,14 @@ impl Floats for Xmm {
                 _mm_and_si128(is_not, _mm_set1_epi32(0x7f80_0000)),
             );
             _mm_castsi128_ps(_mm_or_si128(magnitude, sign))
+        }
+    }
+    #[inline(always)]
+    unsafe fn upper(from: *const u16) -> __m128 {
+        // SAFETY: by the trait's contract four numbers are there.
+        unsafe {
+            let halves = _mm_loadl_epi64(from.cast());
+            _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves))
         }
     }
     #[inline(always)]
@@ -259,13 +230,5 @@ impl Narrow for Xmm {
     unsafe fn pairs_by_pairs(sums: *const [i16; 2], factors: *const [i16; 2]) -> __m128i {
         // SAFETY: by the trait's contract.
         unsafe { _mm_madd_epi16(_mm_loadu_si128(sums.cast()), _mm_loadu_si128(factors.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn upper(from: *const u16) -> __m128 {
-        // SAFETY: by the trait's contract four numbers are there.
-        unsafe {
-            let halves = _mm_loadl_epi64(from.cast());
-            _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), halves))
-        }
     }
 }

@@ -339,26 +339,3 @@ pub fn rows<F: Unpack, const UNSIGNED: bool>(
     }
     if flip { 128 } else { F::OFFSET }
 }
-
-/// A table's products: those of `$base`, with the integer formats replaced by `matmul`.
-macro_rules! overlay {
-    ($base:expr) => {{
-        use $crate::kernel::unpack::*;
-        use $crate::quant::Format;
-        let mut table = $base;
-        table[Format::Q4_0.index()] = matmul::<Q4_0>;
-        table[Format::Q4_1.index()] = matmul::<Q4_1>;
-        table[Format::Q5_0.index()] = matmul::<Q5_0>;
-        table[Format::Q5_1.index()] = matmul::<Q5_1>;
-        table[Format::Q8_0.index()] = matmul::<Q8_0>;
-        table[Format::IQ4_NL.index()] = matmul::<IQ4_NL>;
-        table[Format::Q2_K.index()] = matmul::<Q2_K>;
-        table[Format::Q3_K.index()] = matmul::<Q3_K>;
-        table[Format::Q4_K.index()] = matmul::<Q4_K>;
-        table[Format::Q5_K.index()] = matmul::<Q5_K>;
-        table[Format::Q6_K.index()] = matmul::<Q6_K>;
-        table[Format::IQ4_XS.index()] = matmul::<IQ4_XS>;
-        table
-    }};
-}
-pub(super) use overlay;

@@ -119,5 +119,3 @@ macro_rules! products {
     };
 }
 pub(super) use products;
-
-pub(super) use super::unpack::overlay;

@@ -5,18 +5,13 @@
 use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
 
 use super::{
-    super::{
-        Kernels,
-        acts::PANEL,
-        narrow::products,
-        unpack::{Class, overlay},
-    },
+    super::{Kernels, acts::PANEL, narrow::products, tables::integer_products, unpack::Class},
     Dot, Quad,
 };
 
 /// The table for dot products.
 pub const TABLE: Kernels =
-    Kernels { name: "dotprod", matmul: overlay!(super::TABLE.matmul), ..super::TABLE };
+    Kernels { name: "dotprod", matmul: integer_products!(super::TABLE.matmul), ..super::TABLE };
 
 /// Whether this CPU has what the table needs.
 pub fn is_here() -> bool {

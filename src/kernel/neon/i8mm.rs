@@ -6,19 +6,14 @@
 use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
 
 use super::{
-    super::{
-        Kernels,
-        acts::PANEL,
-        narrow::products,
-        unpack::{Class, overlay},
-    },
+    super::{Kernels, acts::PANEL, narrow::products, tables::integer_products, unpack::Class},
     Dot, Quad,
     dotprod::{self, Sdot},
 };
 
 /// The table for matrix products.
 pub const TABLE: Kernels =
-    Kernels { name: "i8mm", matmul: overlay!(super::TABLE.matmul), ..super::TABLE };
+    Kernels { name: "i8mm", matmul: integer_products!(super::TABLE.matmul), ..super::TABLE };
 
 /// Whether this CPU has what the table needs.
 pub fn is_here() -> bool {

@@ -5,8 +5,10 @@ use std::{arch::x86_64::*, marker::PhantomData};
 use super::{
     super::{
         acts::PANEL,
-        panels::{Floats, STRIP, Vector},
+        lanes::LANES,
+        panels::{STRIP, Vector},
         unpack::Class,
+        vector::Floats,
     },
     dot::Dot,
     transpose,
@@ -33,6 +35,14 @@ impl<D: Dot> Floats for Ymm<D> {
     unsafe fn widen(from: *const u16) -> __m256 {
         // SAFETY: by the trait's contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn upper(from: *const u16) -> __m256 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
     }
     #[inline(always)]
     unsafe fn widen_codes(from: *const i8) -> __m256 {
@@ -63,6 +73,36 @@ impl<D: Dot> Floats for Ymm<D> {
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
         // SAFETY: by the trait's contract.
         unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn totals(sums: &[[f32; LANES]; 4]) -> [f32; 4] {
+        // SAFETY: by the trait's contract; a sum is two vectors long, the result one of four.
+        unsafe {
+            let mut eights = [_mm256_setzero_ps(); 4];
+            for (eight, sum) in eights.iter_mut().zip(sums) {
+                let at = sum.as_ptr();
+                *eight = _mm256_add_ps(_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8)));
+            }
+            let [a, b, c, d] = eights;
+            // Sums of fours: a | c, b | d; of pairs: a a b b | c c d d.
+            let ac = _mm256_add_ps(
+                _mm256_permute2f128_ps::<0x20>(a, c),
+                _mm256_permute2f128_ps::<0x31>(a, c),
+            );
+            let bd = _mm256_add_ps(
+                _mm256_permute2f128_ps::<0x20>(b, d),
+                _mm256_permute2f128_ps::<0x31>(b, d),
+            );
+            let pairs = _mm256_add_ps(
+                _mm256_shuffle_ps::<0b01_00_01_00>(ac, bd),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ac, bd),
+            );
+            let ones = _mm256_add_ps(pairs, _mm256_movehdup_ps(pairs));
+            let (ab, cd) = (_mm256_castps256_ps128(ones), _mm256_extractf128_ps::<1>(ones));
+            let mut totals = [0.0; 4];
+            _mm_storeu_ps(totals.as_mut_ptr(), _mm_shuffle_ps::<0b10_00_10_00>(ab, cd));
+            totals
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::arch::x86_64::*;
 use super::{
     super::{
         acts::PANEL,
-        panels::{Floats, STRIP, Vector},
+        lanes::LANES,
+        panels::{STRIP, Vector},
         unpack::Class,
+        vector::Floats,
     },
     transpose,
 };
@@ -32,6 +34,14 @@ impl Floats for Zmm {
     unsafe fn widen(from: *const u16) -> __m512 {
         // SAFETY: by the trait's contract.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn upper(from: *const u16) -> __m512 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
     }
     #[inline(always)]
     unsafe fn widen_codes(from: *const i8) -> __m512 {
@@ -62,6 +72,35 @@ impl Floats for Zmm {
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         // SAFETY: by the trait's contract.
         unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn totals(sums: &[[f32; LANES]; 4]) -> [f32; 4] {
+        // SAFETY: by the trait's contract; a sum is one vector long, the result a vector of four.
+        unsafe {
+            let [a, b, c, d] = sums;
+            let (a, b) = (_mm512_loadu_ps(a.as_ptr()), _mm512_loadu_ps(b.as_ptr()));
+            let (c, d) = (_mm512_loadu_ps(c.as_ptr()), _mm512_loadu_ps(d.as_ptr()));
+            // Sums of eights: a a | b b and c c | d d; of fours: a | b | c | d.
+            let ab = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+            );
+            let cd = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d),
+            );
+            let fours = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+            );
+            let pairs = _mm512_add_ps(fours, _mm512_permute_ps::<0b11_10_11_10>(fours));
+            let ones = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
+            let at = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let ones = _mm512_castps512_ps128(_mm512_permutexvar_ps(at, ones));
+            let mut totals = [0.0; 4];
+            _mm_storeu_ps(totals.as_mut_ptr(), ones);
+            totals
+        }
     }
 }
 
