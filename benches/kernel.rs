@@ -12,7 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use pith::{
     kernel::{
         A8, Acts, CHUNK, Chunk, HEADS, Input, Kernels, PANEL, Pack, Panel, Query, Results, Softmax,
-        Stored, split,
+        Stored,
     },
     quant::Format,
     team::Mat,
@@ -41,7 +41,7 @@ fn products(c: &mut Criterion) {
             let w = weights(format);
             for &n in tokens {
                 let x = values(n * N);
-                let (n_panels, n_rows) = split(n);
+                let (n_panels, n_rows) = kernels.split(n);
                 let mut panels = vec![Panel::ZERO; n_panels * N / 256];
                 for (x, out) in x.chunks(PANEL * N).zip(panels.chunks_exact_mut(N / 256)) {
                     kernels.quantize_panel(x, N, out);

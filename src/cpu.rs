@@ -440,16 +440,20 @@ impl Step<'_> {
             unreachable!("the plan quantizes into a buffer of f32")
         };
         let (x, kernels) = (&self.input(input)[..n * width], self.kernels);
-        let (n_panels, n_rows) = acts::split(n);
+        let (n_panels, n_rows) = kernels.split(n);
         let mat = Mat::new(&mut panels, n_panels, n_groups, n_groups);
         self.region.tiles(mat, 1, n_groups, |_, mut tile| {
             let first = tile.row0() * PANEL;
             let x = &x[first * width..(first + PANEL).min(n) * width];
             kernels.quantize_panel(x, width, tile.row_mut(0));
         });
-        for (i, row) in rows.chunks_exact_mut(n_groups).enumerate().take(n_rows) {
-            kernels.quantize(&x[(n_panels * PANEL + i) * width..][..width], row);
-        }
+        let mat = Mat::new(&mut rows, n_rows, n_groups, n_groups);
+        self.region.tiles(mat, (ELEMENTS / width).max(1), n_groups, |_, mut tile| {
+            for i in 0..tile.n_rows() {
+                let token = n_panels * PANEL + tile.row0() + i;
+                kernels.quantize(&x[token * width..][..width], tile.row_mut(i));
+            }
+        });
         self.buffers[out.0] = Buffer::Acts { panels, rows, n_groups };
     }
 
@@ -485,7 +489,7 @@ impl Step<'_> {
         match &self.buffers[buf.0] {
             Buffer::F32 { data, width } => Input::F32(&data[..n * width]),
             Buffer::Acts { panels, rows, n_groups } => {
-                let (n_panels, n_rows) = acts::split(n);
+                let (n_panels, n_rows) = self.kernels.split(n);
                 Input::Acts(Acts {
                     panels: &panels[..n_panels * n_groups],
                     rows: &rows[..n_rows * n_groups],

@@ -45,7 +45,7 @@ use std::sync::OnceLock;
 
 use pith_models::{Act, Pairing};
 
-pub use acts::{A8, Acts, PANEL, Panel, split};
+pub use acts::{A8, Acts, PANEL, Panel};
 pub use attend::{CHUNK, Chunk, HEADS, Query, Results, SHARE, SIDE, Softmax, Stored};
 pub use logits::Candidate;
 pub use panels::{PACK, Pack, STRIP};
@@ -76,6 +76,8 @@ type Vector<'a> = Option<&'a [f32]>;
 /// have the instruction set, which holds for every table that [`Kernels::available`] gives out.
 pub struct Kernels {
     name: &'static str,
+    /// Most tokens that it wants in rows, at most [`acts::MAX_ROWS`].
+    max_rows: usize,
     matmul: [Matmul; Format::COUNT],
     quantize: unsafe fn(&[f32], &mut [A8]),
     quantize_panel: unsafe fn(&[f32], usize, &mut [Panel]),
@@ -177,6 +179,12 @@ impl Kernels {
         unsafe { (self.quantize_panel)(x, n_in, out) }
     }
 
+    /// Panels and rows that the activations of `n` tokens lie in: first come the panels, the last of
+    /// them perhaps not full, then what rows are left.
+    pub fn split(&self, n: usize) -> (usize, usize) {
+        acts::split(n, self.max_rows)
+    }
+
     /// Packs of scratch that a product of rows of `n_in` wants.
     pub fn scratch_packs(n_in: usize) -> usize {
         STRIP / PACK * n_in.div_ceil(256)
@@ -201,7 +209,7 @@ impl Kernels {
         assert_eq!(w.len(), row_bytes * out.n_cols(), "weight rows");
         match x {
             Input::Acts(x) if !format.is_float() => {
-                let (n_panels, n_rows) = split(out.n_rows());
+                let (n_panels, n_rows) = self.split(out.n_rows());
                 let n_groups = n_in.div_ceil(256);
                 assert_eq!(x.panels.len(), n_groups * n_panels, "panels of activations");
                 assert_eq!(x.rows.len(), n_groups * n_rows, "rows of activations");

@@ -9,8 +9,11 @@ use super::lanes;
 /// Tokens of a panel.
 pub const PANEL: usize = 16;
 
-/// Most tokens that lie in rows.
-pub const MAX_ROWS: usize = 4;
+/// Most tokens that a table may want in rows.
+pub const MAX_ROWS: usize = 16;
+
+/// Tokens beyond whole panels that lie in rows.
+const FEW: usize = 4;
 
 /// 256 activations of one token. The tail of a row that is no multiple of 256 is padded with zeros.
 #[repr(C, align(64))]
@@ -75,24 +78,25 @@ impl Panel {
     }
 }
 
-/// Panels and rows of `n` tokens: first come the panels, the last of them perhaps not full, then
-/// what rows are left.
-pub fn split(n: usize) -> (usize, usize) {
+/// Panels and rows of `n` tokens: all in rows up to `max_rows`; else first come the panels, the
+/// last of them perhaps not full, then what rows are left.
+pub fn split(n: usize, max_rows: usize) -> (usize, usize) {
     match n % PANEL {
-        rest @ 0..=MAX_ROWS => (n / PANEL, rest),
+        _ if n <= max_rows => (0, n),
+        rest @ 0..=FEW => (n / PANEL, rest),
         _ => (n / PANEL + 1, 0),
     }
 }
 
-/// Most panels and rows of any number of tokens up to `n`.
+/// Most panels and rows of any number of tokens up to `n`, for any table.
 pub fn most(n: usize) -> (usize, usize) {
-    (n.saturating_sub(MAX_ROWS).div_ceil(PANEL), n.min(MAX_ROWS))
+    (n.saturating_sub(FEW).div_ceil(PANEL), n.min(MAX_ROWS))
 }
 
 /// Quantized activations of a step's tokens.
 #[derive(Clone, Copy)]
 pub struct Acts<'a> {
-    /// `[n_panels, n_in.div_ceil(256)]`, by [`split`].
+    /// `[n_panels, n_in.div_ceil(256)]`, by [`super::Kernels::split`].
     pub panels: &'a [Panel],
     /// `[n_rows, n_in.div_ceil(256)]`.
     pub rows: &'a [A8],

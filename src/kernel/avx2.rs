@@ -11,12 +11,13 @@ use super::{
     panels::multiply,
     scalar,
     tables::{all_products, over_floats, over_lanes},
-    x86::{dot::Avx2, products, quantize, ymm::Ymm},
+    x86::{dot::Avx2, products, quantize, rows, ymm::Ymm},
 };
 
 /// The AVX2 table.
 pub const TABLE: Kernels = Kernels {
     name: "avx2",
+    max_rows: 4,
     matmul: all_products!(),
     quantize: quantize::quantize,
     quantize_panel: quantize::quantize_panel,
@@ -40,9 +41,13 @@ pub fn is_here() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
 }
 
-products!("avx2,f16c", Avx2, |strip, panels, n, out| {
-    multiply::<Ymm<Avx2>, K, 2, 2, 4>(strip, panels, n, out)
-});
+products!(
+    "avx2,f16c",
+    Avx2,
+    rows::Load,
+    |w, n_in, x, out, t| rows::multiply::<F, Avx2>(w, n_in, x, out, t),
+    |strip, panels, n, out| multiply::<Ymm<Avx2>, K, 2, 2, 4>(strip, panels, n, out)
+);
 
 over_floats!("avx2,f16c", Ymm<Avx2>, (2, 2), (2, 2));
 over_lanes!("avx2,f16c");

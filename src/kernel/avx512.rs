@@ -1,17 +1,19 @@
-//! The AVX-512 table, for CPUs with VNNI: tokens in panels are multiplied sixteen at a time, tokens
-//! in rows with 256-bit vectors, where decoding a weight is most of the work.
+//! The AVX-512 table, for CPUs with VNNI: up to sixteen tokens are multiplied with sixteen weight rows
+//! at a time, more in panels. One or two go with 256-bit vectors, where decoding a weight is most of
+//! the work.
 #![allow(unsafe_code)]
 
 use super::{
     Kernels, avx2,
     panels::multiply,
     tables::{all_products, over_floats, over_lanes},
-    x86::{dot::Avx512Vnni, products, ymm::Ymm, zmm::Zmm},
+    x86::{dot::Avx512Vnni, products, sixteen, zmm::Zmm},
 };
 
 /// The AVX-512 table.
 pub const TABLE: Kernels = Kernels {
     name: "avx512",
+    max_rows: 16,
     matmul: all_products!(),
     rms_norm,
     layer_norm,
@@ -40,11 +42,9 @@ pub fn is_here() -> bool {
 products!(
     "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
     Avx512Vnni,
-    |strip, panels, n, out| match n {
-        // Half a panel fits 256 bits.
-        ..=8 => multiply::<Ymm<Avx512Vnni>, K, 8, 1, 8>(strip, panels, n, out),
-        _ => multiply::<Zmm, K, 8, 1, 8>(strip, panels, n, out),
-    }
+    sixteen::LoadEight,
+    |w, n_in, x, out, t| sixteen::multiply::<F>(w, n_in, x, out, t),
+    |strip, panels, n, out| multiply::<Zmm, K, 8, 1, 8>(strip, panels, n, out)
 );
 
 // One sixteen of keys at a time: several are several streams, and where the context doesn't fit the

@@ -5,7 +5,7 @@ use super::{
     Kernels, avx2,
     panels::multiply,
     tables::integer_products,
-    x86::{dot::AvxVnni, products, ymm::Ymm},
+    x86::{dot::AvxVnni, products, rows, ymm::Ymm},
 };
 
 /// The AVX-VNNI table.
@@ -17,6 +17,10 @@ pub fn is_here() -> bool {
     avx2::is_here() && is_x86_feature_detected!("avxvnni")
 }
 
-products!("avx2,f16c,avxvnni", AvxVnni, |strip, panels, n, out| {
-    multiply::<Ymm<AvxVnni>, K, 4, 2, 8>(strip, panels, n, out)
-});
+products!(
+    "avx2,f16c,avxvnni",
+    AvxVnni,
+    rows::Load,
+    |w, n_in, x, out, t| rows::multiply::<F, AvxVnni>(w, n_in, x, out, t),
+    |strip, panels, n, out| multiply::<Ymm<AvxVnni>, K, 4, 2, 8>(strip, panels, n, out)
+);

@@ -19,6 +19,10 @@ use crate::team::Tile;
 pub trait Narrow: Vector {
     /// Four parts of the sum of products of N times 16 codes.
     unsafe fn dot<K: Class, const N: usize>(w: *const i8, y: *const i8) -> Self::Int;
+    /// Product with a number.
+    unsafe fn scaled(x: Self::Int, factor: i16) -> Self::Int;
+    /// Sum of integers.
+    unsafe fn plus(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Lane i is the sum of the lanes of x\[i\].
     unsafe fn across(x: [Self::Int; 4]) -> Self::Int;
     /// Lane i is the sum of pair i of four pairs of activation sums, times pair i of the factors.

@@ -237,16 +237,6 @@ impl<D: Dot> Vector for Quad<D> {
         unsafe { pairs(sums, vreinterpretq_s16_s32(vdupq_n_s32(factors))) }
     }
     #[inline(always)]
-    unsafe fn scaled(x: int32x4_t, factor: i16) -> int32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vmulq_n_s32(x, factor.into()) }
-    }
-    #[inline(always)]
-    unsafe fn plus(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        // SAFETY: by the trait's contract.
-        unsafe { vaddq_s32(a, b) }
-    }
-    #[inline(always)]
     unsafe fn none() -> int32x4_t {
         // SAFETY: by the trait's contract.
         unsafe { vdupq_n_s32(0) }
@@ -259,6 +249,16 @@ impl<D: Dot> Vector for Quad<D> {
 }
 
 impl<D: Dot> Narrow for Quad<D> {
+    #[inline(always)]
+    unsafe fn scaled(x: int32x4_t, factor: i16) -> int32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vmulq_n_s32(x, factor.into()) }
+    }
+    #[inline(always)]
+    unsafe fn plus(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: by the trait's contract.
+        unsafe { vaddq_s32(a, b) }
+    }
     #[inline(always)]
     unsafe fn dot<K: Class, const N: usize>(w: *const i8, y: *const i8) -> int32x4_t {
         // SAFETY: the same contract.

@@ -30,8 +30,8 @@ pub struct Pack {
     pub d: [[f32; PACK]; 8],
     /// `[block][row]`.
     pub m: [[f32; PACK]; 8],
-    /// `[block][row][half]`.
-    pub scales: [[[i16; 2]; PACK]; 8],
+    /// `[half][block][row]`.
+    pub scales: [[[f32; PACK]; 8]; 2],
     /// `[block][row][half]`.
     pub mins: [[[i16; 2]; PACK]; 8],
 }
@@ -42,7 +42,7 @@ impl Pack {
         codes: [[[0; 32]; PACK]; 8],
         d: [[0.0; PACK]; 8],
         m: [[0.0; PACK]; 8],
-        scales: [[[0; 2]; PACK]; 8],
+        scales: [[[0.0; PACK]; 8]; 2],
         mins: [[[0; 2]; PACK]; 8],
     };
 
@@ -53,7 +53,9 @@ impl Pack {
             self.codes[b][r] = *codes;
             self.d[b][r] = group.d[b];
             self.m[b][r] = group.m[b];
-            self.scales[b][r] = group.scales[b];
+            for (h, scales) in self.scales.iter_mut().enumerate() {
+                scales[b][r] = group.scales[b][h].into();
+            }
             self.mins[b][r] = group.mins[b];
         }
     }
@@ -78,10 +80,6 @@ pub trait Vector: Floats {
     );
     /// Pairs of activation sums times a pair of factors.
     unsafe fn pairs(sums: *const [i16; 2], factors: [i16; 2]) -> Self::Int;
-    /// Product with a number.
-    unsafe fn scaled(x: Self::Int, factor: i16) -> Self::Int;
-    /// Sum of integers.
-    unsafe fn plus(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Zeros.
     unsafe fn none() -> Self::Int;
     /// To f32, to nearest even.
@@ -300,7 +298,7 @@ unsafe fn block<V: Vector, K: Class, const R: usize, const C: usize>(
             let m = *row(&(*w).m[b], r0 + r);
             for c in 0..C {
                 let (panel, t) = x[c];
-                let mut term = V::mul(d, V::float(sums[r][c]));
+                let mut term = V::mul(d, sums[r][c]);
                 match K::MIN {
                     Min::None => {}
                     Min::Block => term = V::add(term, V::mul(V::all(m), all_y[c])),
@@ -324,7 +322,7 @@ unsafe fn whole_block<V: Vector, K: Class, const R: usize, const C: usize>(
     (w, r0): (*const Pack, usize),
     x: [(*const Panel, usize); C],
     b: usize,
-) -> [[V::Int; C]; R] {
+) -> [[V::Float; C]; R] {
     // SAFETY: as `block`.
     unsafe {
         let mut first = [V::none(); C];
@@ -341,20 +339,27 @@ unsafe fn whole_block<V: Vector, K: Class, const R: usize, const C: usize>(
             codes[r] = row(&(*w).codes[b], r0 + r).cast();
         }
         V::products::<K, 8, R, C>(&mut sums, codes, y);
-        sums
+        let mut s = [[V::zero(); C]; R];
+        for (s, sums) in s.iter_mut().zip(sums) {
+            for (s, sum) in s.iter_mut().zip(sums) {
+                *s = V::float(sum);
+            }
+        }
+        s
     }
 }
 
-/// S of R x C blocks whose halves have scales.
+/// S of R x C blocks whose halves have scales. f32 is exact here: the largest is Q6_K's, 2 * 128 *
+/// (16 * 32 * 127) < 2^24.
 #[inline(always)]
 unsafe fn halves<V: Vector, K: Class, const R: usize, const C: usize>(
     offset: i16,
     (w, r0): (*const Pack, usize),
     x: [(*const Panel, usize); C],
     b: usize,
-) -> [[V::Int; C]; R] {
+) -> [[V::Float; C]; R] {
     // SAFETY: as `block`.
-    let mut total = unsafe { [[V::none(); C]; R] };
+    let mut total = unsafe { [[V::zero(); C]; R] };
     for h in 0..2 {
         // SAFETY: as `block`.
         unsafe {
@@ -372,9 +377,10 @@ unsafe fn halves<V: Vector, K: Class, const R: usize, const C: usize>(
             }
             V::products::<K, 4, R, C>(&mut sums, codes, y);
             for r in 0..R {
+                let scale = V::all(*row(&(*w).scales[h][b], r0 + r));
                 for c in 0..C {
-                    let scaled = V::scaled(sums[r][c], (*row(&(*w).scales[b], r0 + r))[h]);
-                    total[r][c] = V::plus(total[r][c], scaled);
+                    let scaled = V::mul(scale, V::float(sums[r][c]));
+                    total[r][c] = if h == 0 { scaled } else { V::add(total[r][c], scaled) };
                 }
             }
         }

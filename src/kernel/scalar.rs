@@ -9,6 +9,7 @@ use crate::{quant::Format, team::Tile};
 /// The scalar table: complete, and the base that other tables overlay.
 pub const TABLE: Kernels = Kernels {
     name: "scalar",
+    max_rows: 4,
     matmul: {
         let mut matmul: [super::Matmul; Format::COUNT] = [floats::<F32>; Format::COUNT];
         matmul[Format::F16.index()] = floats::<F16>;

@@ -177,6 +177,19 @@ impl Vector for Xmm {
         unsafe { _mm_madd_epi16(_mm_loadu_si128(sums.cast()), _mm_set1_epi32(factors)) }
     }
     #[inline(always)]
+    unsafe fn none() -> __m128i {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_setzero_si128() }
+    }
+    #[inline(always)]
+    unsafe fn float(x: __m128i) -> __m128 {
+        // SAFETY: by the trait's contract.
+        unsafe { _mm_cvtepi32_ps(x) }
+    }
+}
+
+impl Narrow for Xmm {
+    #[inline(always)]
     unsafe fn scaled(x: __m128i, factor: i16) -> __m128i {
         // SAFETY: by the trait's contract.
         unsafe {
@@ -193,19 +206,6 @@ impl Vector for Xmm {
         // SAFETY: by the trait's contract.
         unsafe { _mm_add_epi32(a, b) }
     }
-    #[inline(always)]
-    unsafe fn none() -> __m128i {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_setzero_si128() }
-    }
-    #[inline(always)]
-    unsafe fn float(x: __m128i) -> __m128 {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm_cvtepi32_ps(x) }
-    }
-}
-
-impl Narrow for Xmm {
     #[inline(always)]
     unsafe fn dot<K: Class, const N: usize>(w: *const i8, y: *const i8) -> __m128i {
         // SAFETY: N times 16 codes are there by the trait's contract.

@@ -6,6 +6,7 @@ pub mod dot;
 pub mod load;
 pub mod quantize;
 pub mod rows;
+pub mod sixteen;
 pub mod ymm;
 pub mod zmm;
 
@@ -59,35 +60,34 @@ unsafe fn transpose<const LANES: usize>(
     }
 }
 
-/// Defines `matmul`, a table's product with any integer format: tokens in rows by
-/// `$dot`, panels by `$panels`, all compiled with `$features`.
+/// Defines `matmul`, a table's product with any integer format F: tokens in rows by `$rows`, strips
+/// of rows of class K with panels by `$panels`, all compiled with `$features`.
 macro_rules! products {
-    ($features:literal, $dot:ty, |$strip:ident, $acts:ident, $n:ident, $out:ident| $panels:expr) => {
+    (
+        $features:literal, $dot:ty, $load:path,
+        |$w:ident, $n_in:ident, $x:ident, $tile:ident, $t:ident| $rows:expr,
+        |$strip:ident, $acts:ident, $n:ident, $out:ident| $panels:expr
+    ) => {
         #[target_feature(enable = $features)]
-        fn matmul<F: $crate::kernel::x86::rows::Load>(
-            w: &[u8],
-            n_in: usize,
+        fn matmul<F: $load>(
+            $w: &[u8],
+            $n_in: usize,
             x: $crate::kernel::Input<'_>,
             scratch: &mut [$crate::kernel::Pack],
-            out: &mut $crate::team::Tile<'_, f32>,
+            $tile: &mut $crate::team::Tile<'_, f32>,
         ) {
-            use $crate::kernel::{panels, x86::rows};
             let $crate::kernel::Input::Acts(x) = x else {
                 unreachable!("Kernels::matmul checks the kind")
             };
+            let functions =
+                (unpack::<F> as $crate::kernel::panels::UnpackRows, strip::<F::Class> as _);
+            let $x = x.rows;
+            let $t = $tile.n_rows() - $x.len() / $n_in.div_ceil(256);
             // SAFETY: this function has the instruction set; lengths were checked by
             // `Kernels::matmul`.
             unsafe {
-                panels::by_strips(
-                    w,
-                    n_in,
-                    x.panels,
-                    scratch,
-                    out,
-                    (unpack::<F>, strip::<F::Class>),
-                );
-                let n_rows = x.rows.len() / n_in.div_ceil(256);
-                rows::multiply::<F, $dot>(w, n_in, x.rows, out, out.n_rows() - n_rows);
+                $crate::kernel::panels::by_strips($w, $n_in, x.panels, scratch, $tile, functions);
+                $rows
             }
         }
 

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use pith::kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, split};
+use pith::kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel};
 use pith::team::{Mat, Region, Team};
 
 use crate::products::{Product, Weights};
@@ -30,7 +30,7 @@ impl Ours {
         n_threads: usize,
     ) -> pith::Result<Ours> {
         let n_groups = product.n_in.div_ceil(256);
-        let (n_panels, n_rows) = split(product.n);
+        let (n_panels, n_rows) = kernels.split(product.n);
         let scratch = || Mutex::new(vec![Pack::ZERO; Kernels::scratch_packs(product.n_in)]);
         Ok(Ours {
             product,

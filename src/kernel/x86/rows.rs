@@ -11,6 +11,7 @@ use super::{
         unpack::{Class, Min, Unpack},
     },
     dot::Dot,
+    transpose_8,
 };
 use crate::team::Tile;
 
@@ -73,14 +74,16 @@ pub unsafe fn multiply<F: Load, D: Dot>(
     t: usize,
 ) {
     let n_groups = n_in.div_ceil(256);
-    // SAFETY: passed on.
-    unsafe {
-        match x.len() / n_groups {
-            0 => {}
-            1 => by_rows::<F, D, 1>(w, n_in, x, out, t),
-            2 => by_rows::<F, D, 2>(w, n_in, x, out, t),
-            3 => by_rows::<F, D, 3>(w, n_in, x, out, t),
-            _ => by_rows::<F, D, 4>(w, n_in, x, out, t),
+    for (i, x) in x.chunks(4 * n_groups).enumerate() {
+        let t = t + 4 * i;
+        // SAFETY: passed on.
+        unsafe {
+            match x.len() / n_groups {
+                1 => by_rows::<F, D, 1>(w, n_in, x, out, t),
+                2 => by_rows::<F, D, 2>(w, n_in, x, out, t),
+                3 => by_rows::<F, D, 3>(w, n_in, x, out, t),
+                _ => by_rows::<F, D, 4>(w, n_in, x, out, t),
+            }
         }
     }
 }
@@ -147,61 +150,77 @@ pub unsafe fn unpack<F: Load, D: Dot>(
     n_rows: usize,
     out: &mut [Pack],
 ) -> i16 {
-    let n_groups = n_in.div_ceil(256);
+    let row_bytes = w.len() / n_rows;
     let flip = D::UNSIGNED && F::Class::SIGNED;
-    for (r, row) in w.chunks_exact(w.len() / n_rows).enumerate() {
-        let out = &mut out[r / PACK * n_groups..][..n_groups];
-        let groups = row.chunks_exact(F::BYTES);
-        let rest = groups.remainder();
-        // SAFETY: passed on; each group but the last has eight blocks.
-        unsafe {
-            for (blocks, pack) in groups.zip(out.iter_mut()) {
-                store::<F::Class, 8>(F::load::<8>(blocks), flip, pack, r % PACK);
-            }
-            let last = &mut out[n_groups - 1];
-            match rest.len() * 8 / F::BYTES {
-                0 => {}
-                2 => store::<F::Class, 2>(F::load::<2>(rest), flip, last, r % PACK),
-                4 => store::<F::Class, 4>(F::load::<4>(rest), flip, last, r % PACK),
-                _ => store::<F::Class, 8>(F::load::<8>(&padded::<F>(rest)), flip, last, r % PACK),
+    let packs = out.chunks_exact_mut(n_in.div_ceil(256));
+    for (rows, packs) in w.chunks(PACK * row_bytes).zip(packs) {
+        let last = rows.len() - row_bytes;
+        for (g, pack) in packs.iter_mut().enumerate() {
+            // Where rows end, the last stands for those that are missing.
+            let blocks = |r: usize| {
+                let row = &rows[(r * row_bytes).min(last)..][..row_bytes];
+                &row[g * F::BYTES..row_bytes.min((g + 1) * F::BYTES)]
+            };
+            // SAFETY: passed on; `blocks` gives as many as it has bytes.
+            unsafe {
+                match (row_bytes - g * F::BYTES).min(F::BYTES) * 8 / F::BYTES {
+                    2 => fill::<F, 2>(|r| F::load::<2>(blocks(r)), flip, pack),
+                    4 => fill::<F, 4>(|r| F::load::<4>(blocks(r)), flip, pack),
+                    8 => fill::<F, 8>(|r| F::load::<8>(blocks(r)), flip, pack),
+                    _ => fill::<F, 8>(|r| F::load::<8>(&padded::<F>(blocks(r))), flip, pack),
+                }
             }
         }
     }
     if flip { 128 } else { F::OFFSET }
 }
 
-/// Makes the first B blocks row `r` of a pack.
+/// The first B blocks of eight rows.
 #[inline(always)]
-unsafe fn store<K: Class, const B: usize>(w: Loaded, flip: bool, pack: &mut Pack, r: usize) {
-    assert!(r < PACK);
-    // SAFETY: the CPU has AVX2; every array is as long as what is stored; r was checked.
+unsafe fn fill<F: Load, const B: usize>(
+    row: impl Fn(usize) -> Loaded,
+    flip: bool,
+    pack: &mut Pack,
+) {
+    // SAFETY: the CPU has AVX2; every array is as long as what is stored.
     unsafe {
         let bias = _mm256_set1_epi8(if flip { i8::MIN } else { 0 });
-        let mut d = [0.0; 8];
-        _mm256_storeu_ps(d.as_mut_ptr(), w.d);
-        for b in 0..B {
-            let to = pack.codes[b][r].as_mut_ptr();
-            _mm256_storeu_si256(to.cast(), _mm256_xor_si256(w.codes[b], bias));
-            pack.d[b][r] = d[b];
+        let none = [_mm256_setzero_ps(); PACK];
+        let (mut d, mut m, mut mins, mut scales) = (none, none, none, [none; 2]);
+        for r in 0..PACK {
+            let w = row(r);
+            for (to, codes) in pack.codes.iter_mut().zip(w.codes).take(B) {
+                _mm256_storeu_si256(to[r].as_mut_ptr().cast(), _mm256_xor_si256(codes, bias));
+            }
+            (d[r], m[r], mins[r]) = (w.d, w.m, _mm256_castsi256_ps(w.mins));
+            let halves =
+                [_mm256_castsi256_si128(w.scales), _mm256_extracti128_si256::<1>(w.scales)];
+            for (scales, half) in scales.iter_mut().zip(halves) {
+                scales[r] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(half));
+            }
         }
-        if !matches!(K::MIN, Min::None) {
-            let mut m = [0.0; 8];
-            _mm256_storeu_ps(m.as_mut_ptr(), w.m);
-            (0..B).for_each(|b| pack.m[b][r] = m[b]);
+        columns(d, pack.d.as_mut_ptr().cast());
+        if !matches!(F::Class::MIN, Min::None) {
+            columns(m, pack.m.as_mut_ptr().cast());
         }
-        if K::HALVES {
-            let mut scales = [[0; 2]; 8];
-            let (first, second) =
-                (_mm256_castsi256_si128(w.scales), _mm256_extracti128_si256::<1>(w.scales));
-            let to = scales.as_mut_ptr().cast::<__m128i>();
-            _mm_storeu_si128(to, _mm_unpacklo_epi16(first, second));
-            _mm_storeu_si128(to.add(1), _mm_unpackhi_epi16(first, second));
-            (0..B).for_each(|b| pack.scales[b][r] = scales[b]);
+        if F::Class::HALVES {
+            for (scales, to) in scales.into_iter().zip(&mut pack.scales) {
+                columns(scales, to.as_mut_ptr().cast());
+            }
         }
-        if matches!(K::MIN, Min::Halves) {
-            let mut mins = [[0; 2]; 8];
-            _mm256_storeu_si256(mins.as_mut_ptr().cast(), w.mins);
-            (0..B).for_each(|b| pack.mins[b][r] = mins[b]);
+        if matches!(F::Class::MIN, Min::Halves) {
+            columns(mins, pack.mins.as_mut_ptr().cast());
+        }
+    }
+}
+
+/// Eight rows of eight times 32 bits as columns.
+#[inline(always)]
+unsafe fn columns(rows: [__m256; 8], to: *mut __m256) {
+    // SAFETY: the CPU has AVX2; eight vectors may be written.
+    unsafe {
+        for (b, column) in transpose_8(rows).into_iter().enumerate() {
+            _mm256_storeu_ps(to.add(b).cast(), column);
         }
     }
 }

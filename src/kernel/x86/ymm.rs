@@ -127,16 +127,6 @@ impl<D: Dot> Vector for Ymm<D> {
         unsafe { _mm256_madd_epi16(_mm256_loadu_si256(sums.cast()), _mm256_set1_epi32(factors)) }
     }
     #[inline(always)]
-    unsafe fn scaled(x: __m256i, factor: i16) -> __m256i {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_mullo_epi32(x, _mm256_set1_epi32(factor.into())) }
-    }
-    #[inline(always)]
-    unsafe fn plus(a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm256_add_epi32(a, b) }
-    }
-    #[inline(always)]
     unsafe fn none() -> __m256i {
         // SAFETY: by the trait's contract.
         unsafe { _mm256_setzero_si256() }

@@ -138,16 +138,6 @@ impl Vector for Zmm {
         unsafe { _mm512_madd_epi16(_mm512_loadu_si512(sums.cast()), _mm512_set1_epi32(factors)) }
     }
     #[inline(always)]
-    unsafe fn scaled(x: __m512i, factor: i16) -> __m512i {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_mullo_epi32(x, _mm512_set1_epi32(factor.into())) }
-    }
-    #[inline(always)]
-    unsafe fn plus(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: by the trait's contract.
-        unsafe { _mm512_add_epi32(a, b) }
-    }
-    #[inline(always)]
     unsafe fn none() -> __m512i {
         // SAFETY: by the trait's contract.
         unsafe { _mm512_setzero_si512() }
