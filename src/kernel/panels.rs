@@ -195,15 +195,35 @@ unsafe fn by_rows<V: Vector, K: Class, const R: usize, const C: usize>(
         *column = (panels[token / PANEL * strip.n_groups..].as_ptr(), token % PANEL);
     }
     for first in (0..strip.n_rows).step_by(R) {
-        if v == 0 {
-            let (from, to) = (first * strip.row_bytes, (first + R) * strip.row_bytes);
-            (from..to).step_by(64).for_each(|at| V::fetch(strip.next.wrapping_add(at)));
-        }
+        let next = match v {
+            0 => Next::new(&strip, first * strip.row_bytes, R * strip.row_bytes),
+            _ => Next::new(&strip, 0, 0),
+        };
         // Rows that a pack has beyond the last are multiplied too, whatever they hold.
         let rows = (strip.packs[first / PACK * strip.n_groups..].as_ptr(), first % PACK);
         // SAFETY: there are n_groups packs and panels from these pointers on, by the slicing above
         // and this function's contract.
-        unsafe { tile::<V, K, R, C>(strip, rows, tokens, first, results) };
+        unsafe { tile::<V, K, R, C>(strip, rows, tokens, first, next, results) };
+    }
+}
+
+/// What is fetched while rows are multiplied: a few lines with each block, as many at once would make
+/// loads wait.
+struct Next {
+    at: *const u8,
+    bytes: usize,
+}
+
+impl Next {
+    /// `bytes` from byte `from` of the next strip on.
+    fn new(strip: &Strip<'_>, from: usize, bytes: usize) -> Next {
+        Next { at: strip.next.wrapping_add(from), bytes: bytes.div_ceil(strip.n_blocks) }
+    }
+
+    #[inline(always)]
+    fn fetch<V: Vector>(&mut self) {
+        (0..self.bytes).step_by(64).for_each(|at| V::fetch(self.at.wrapping_add(at)));
+        self.at = self.at.wrapping_add(self.bytes);
     }
 }
 
@@ -214,6 +234,7 @@ unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
     rows: (*const Pack, usize),
     tokens: [(*const Panel, usize); C],
     first: usize,
+    mut next: Next,
     results: &mut [[[f32; PANEL]; STRIP]; C],
 ) {
     // SAFETY: the CPU has the instruction set; blocks b, b + 8, .. below n_blocks are in the packs.
@@ -231,6 +252,7 @@ unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
                     let (mut w, mut x) = (rows, tokens);
                     let n = (strip.n_blocks + 7 - b) / 8;
                     for _ in 0..n {
+                        next.fetch::<V>();
                         block::<V, K, R, C>(strip.offset, w, x, b, &mut lane);
                         w.0 = w.0.add(1);
                         for c in 0..C {
