@@ -54,7 +54,7 @@ impl Rows {
 /// Each byte's bits from `shift` on, of which `mask` are kept.
 #[inline(always)]
 unsafe fn field<const SHIFT: i32>(x: __m256i, mask: i8) -> __m256i {
-    // SAFETY: the CPU has AVX-512 F and BW.
+    // SAFETY: the CPU has AVX-512 BW and VL.
     unsafe { _mm256_and_si256(_mm256_srli_epi16::<SHIFT>(x), _mm256_set1_epi8(mask)) }
 }
 
@@ -73,7 +73,7 @@ unsafe fn fields<const SHIFT: i32, const N: usize>(mut x: [__m256i; N], mask: i8
 #[inline(always)]
 unsafe fn unsigned(mut x: [__m256i; 8]) -> [__m256i; 8] {
     for x in &mut x {
-        // SAFETY: the CPU has AVX-512 F.
+        // SAFETY: the CPU has AVX-512 VL.
         *x = unsafe { _mm256_xor_si256(*x, _mm256_set1_epi8(i8::MIN)) };
     }
     x
@@ -82,28 +82,28 @@ unsafe fn unsigned(mut x: [__m256i; 8]) -> [__m256i; 8] {
 /// The binary16 in the low half of each lane.
 #[inline(always)]
 unsafe fn low_half(x: __m256i) -> __m256 {
-    // SAFETY: the CPU has AVX-512 F.
+    // SAFETY: the CPU has AVX-512 VL.
     unsafe { _mm256_cvtph_ps(_mm256_cvtepi32_epi16(x)) }
 }
 
 /// The binary16 in the high half of each lane.
 #[inline(always)]
 unsafe fn high_half(x: __m256i) -> __m256 {
-    // SAFETY: the CPU has AVX-512 F.
+    // SAFETY: the CPU has AVX-512 VL.
     unsafe { low_half(_mm256_srli_epi32::<16>(x)) }
 }
 
 /// -x.
 #[inline(always)]
 unsafe fn minus(x: __m256) -> __m256 {
-    // SAFETY: the CPU has AVX-512 DQ.
+    // SAFETY: the CPU has AVX2.
     unsafe { _mm256_xor_ps(x, _mm256_set1_ps(-0.0)) }
 }
 
 /// Low nibbles, then high nibbles.
 #[inline(always)]
 unsafe fn nibbles(x: [__m256i; 4]) -> [__m256i; 8] {
-    // SAFETY: the CPU has AVX-512 F and BW.
+    // SAFETY: the CPU has AVX-512 BW and VL.
     unsafe {
         let ([a, b, c, d], [e, f, g, h]) = (fields::<0, _>(x, 15), fields::<4, _>(x, 15));
         [a, b, c, d, e, f, g, h]
@@ -113,7 +113,7 @@ unsafe fn nibbles(x: [__m256i; 4]) -> [__m256i; 8] {
 /// 16 is added to code k of 32 where bit k is set.
 #[inline(always)]
 unsafe fn fifth_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
-    // SAFETY: the CPU has AVX-512 F and BW.
+    // SAFETY: the CPU has AVX-512 BW and VL.
     unsafe {
         let own = [_mm256_set1_epi32(0x0804_0201), _mm256_set1_epi32(0x8040_2010_u32 as i32)];
         for (k, codes) in codes.iter_mut().enumerate() {
@@ -141,7 +141,7 @@ unsafe fn fifth_bits(mut codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
 /// Values of the non-linear 4-bit formats, 128 added, for nibbles.
 #[inline(always)]
 unsafe fn iq4_values(mut nibbles: [__m256i; 8]) -> [__m256i; 8] {
-    // SAFETY: the table is 16 bytes long; the CPU has AVX-512 F and BW.
+    // SAFETY: the table is 16 bytes long; the CPU has AVX-512 BW and VL.
     unsafe {
         let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(IQ4_VALUES.as_ptr().cast()));
         let table = _mm256_xor_si256(table, _mm256_set1_epi8(i8::MIN));
@@ -193,7 +193,7 @@ blocks!(IQ4_NL, |rows| (iq4_values(nibbles(rows.fours(2))), low_half(rows.fours(
 /// Byte `i` of each lane.
 #[inline(always)]
 unsafe fn byte(x: __m256i, i: usize) -> __m256i {
-    // SAFETY: the CPU has AVX-512 F.
+    // SAFETY: the CPU has AVX-512 VL.
     unsafe {
         let shift = _mm_cvtsi32_si128(8 * i as i32);
         _mm256_and_si256(_mm256_srl_epi32(x, shift), _mm256_set1_epi32(255))
@@ -203,7 +203,7 @@ unsafe fn byte(x: __m256i, i: usize) -> __m256i {
 /// Byte `i` of each lane, signed.
 #[inline(always)]
 unsafe fn signed_byte(x: __m256i, i: usize) -> __m256i {
-    // SAFETY: the CPU has AVX-512 F.
+    // SAFETY: the CPU has AVX-512 VL.
     unsafe {
         let shift = _mm_cvtsi32_si128(24 - 8 * i as i32);
         _mm256_srai_epi32::<24>(_mm256_sll_epi32(x, shift))
@@ -244,7 +244,7 @@ unsafe fn per_16(bytes: [__m256i; 4]) -> [__m256; 16] {
 /// 2-bit fields j = 0..4 of 32 bytes.
 #[inline(always)]
 unsafe fn two_bits(x: [__m256i; 8]) -> [[__m256i; 8]; 4] {
-    // SAFETY: the CPU has AVX-512 F and BW.
+    // SAFETY: the CPU has AVX-512 BW and VL.
     unsafe {
         [fields::<0, _>(x, 3), fields::<2, _>(x, 3), fields::<4, _>(x, 3), fields::<6, _>(x, 3)]
     }
@@ -254,7 +254,7 @@ unsafe fn two_bits(x: [__m256i; 8]) -> [[__m256i; 8]; 4] {
 #[inline(always)]
 unsafe fn add_bit(codes: &mut [__m256i; 8], bits: [__m256i; 8], b: usize, value: i8) {
     for (codes, bits) in codes.iter_mut().zip(bits) {
-        // SAFETY: the CPU has AVX-512 BW.
+        // SAFETY: the CPU has AVX-512 BW and VL.
         unsafe {
             let set = _mm256_test_epi8_mask(bits, _mm256_set1_epi8((1u8 << b) as i8));
             *codes = _mm256_mask_add_epi8(*codes, set, *codes, _mm256_set1_epi8(value));
