@@ -9,6 +9,7 @@ use super::{
             Class, IQ4_NL, IQ4_XS, Min, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
         },
     },
+    dot::Dot,
     rows::{Load, Loaded},
 };
 
@@ -43,9 +44,9 @@ unsafe fn nibbles(bytes: &[u8; 16]) -> __m256i {
     }
 }
 
-/// 16 where the bit is set, for 32 bits.
+/// Codes of 4 bits, and 16 more where the bit is set.
 #[inline(always)]
-unsafe fn fifth_bits(bits: &[u8; 4]) -> __m256i {
+pub unsafe fn fifth_bits(codes: __m256i, bits: &[u8; 4]) -> __m256i {
     // SAFETY: the CPU has AVX2.
     unsafe {
         let bits = _mm256_set1_epi32(i32::from_le_bytes(*bits));
@@ -57,7 +58,7 @@ unsafe fn fifth_bits(bits: &[u8; 4]) -> __m256i {
         );
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
         let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, byte), bit), bit);
-        _mm256_and_si256(set, _mm256_set1_epi8(16))
+        _mm256_or_si256(codes, _mm256_and_si256(set, _mm256_set1_epi8(16)))
     }
 }
 
@@ -73,17 +74,34 @@ unsafe fn iq4_values(nibbles: __m256i) -> __m256i {
 
 /// d, and m where there are minima, of the first B blocks.
 #[inline(always)]
-unsafe fn factors<K: Class, const B: usize>(blocks: &[u8], bytes: usize) -> (__m256, __m256) {
+unsafe fn factors<D: Dot, K: Class, const B: usize, const BYTES: usize>(
+    blocks: &[u8],
+) -> (__m256, __m256) {
+    // SAFETY: the CPU has AVX2 and F16C, and what D needs.
+    unsafe {
+        let [d, m] = match B {
+            8 => D::factors::<K, BYTES>(blocks),
+            _ => some_factors::<K, B, BYTES>(blocks),
+        };
+        (_mm256_cvtph_ps(d), _mm256_cvtph_ps(m))
+    }
+}
+
+/// As halves, d and m of the first B blocks. Built in registers: eight narrow stores that one wide load
+/// reads back can't be forwarded.
+#[inline(always)]
+pub unsafe fn some_factors<K: Class, const B: usize, const BYTES: usize>(
+    blocks: &[u8],
+) -> [__m128i; 2] {
     let word = |b: usize| match b < B {
-        true => i16::from_le_bytes(*part(blocks, b * bytes)),
+        true => i16::from_le_bytes(*part(blocks, b * BYTES)),
         false => 0,
     };
     let pair = |b: usize| match b < B {
-        true => i32::from_le_bytes(*part(blocks, b * bytes)),
+        true => i32::from_le_bytes(*part(blocks, b * BYTES)),
         false => 0,
     };
-    // SAFETY: the CPU has AVX2 and F16C. Built in registers: eight narrow stores that one wide
-    // load reads back can't be forwarded.
+    // SAFETY: the CPU has AVX2.
     unsafe {
         if matches!(K::MIN, Min::None) {
             let d = _mm_setr_epi16(
@@ -96,7 +114,7 @@ unsafe fn factors<K: Class, const B: usize>(blocks: &[u8], bytes: usize) -> (__m
                 word(6),
                 word(7),
             );
-            return (_mm256_cvtph_ps(d), _mm256_setzero_ps());
+            return [d, _mm_setzero_si128()];
         }
         let both = _mm256_setr_epi32(
             pair(0),
@@ -111,10 +129,7 @@ unsafe fn factors<K: Class, const B: usize>(blocks: &[u8], bytes: usize) -> (__m
         let apart = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
         let apart = _mm256_shuffle_epi8(both, _mm256_broadcastsi128_si256(apart));
         let apart = _mm256_permute4x64_epi64::<0b11_01_10_00>(apart);
-        (
-            _mm256_cvtph_ps(_mm256_castsi256_si128(apart)),
-            _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(apart)),
-        )
+        [_mm256_castsi256_si128(apart), _mm256_extracti128_si256::<1>(apart)]
     }
 }
 
@@ -123,7 +138,7 @@ macro_rules! blocks {
     ($name:ident, $bytes:expr, $class:ident, |$block:ident| $codes:expr) => {
         impl Load for $name {
             #[inline(always)]
-            unsafe fn load<const B: usize>(blocks: &[u8]) -> Loaded {
+            unsafe fn load<D: Dot, const B: usize>(blocks: &[u8]) -> Loaded {
                 // SAFETY: passed on.
                 unsafe {
                     let mut loaded = Loaded::none();
@@ -132,7 +147,7 @@ macro_rules! blocks {
                         *codes = $codes;
                     }
                     use super::super::unpack::$class;
-                    (loaded.d, loaded.m) = factors::<$class, B>(blocks, $bytes);
+                    (loaded.d, loaded.m) = factors::<D, $class, B, $bytes>(blocks);
                     loaded
                 }
             }
@@ -143,10 +158,10 @@ macro_rules! blocks {
 blocks!(Q4_0, 18, Nibbles, |block| nibbles(part(block, 2)));
 blocks!(Q4_1, 20, NibblesMin, |block| nibbles(part(block, 4)));
 blocks!(Q5_0, 22, Fives, |block| {
-    _mm256_or_si256(nibbles(part(block, 6)), fifth_bits(part(block, 2)))
+    D::fifth_bits(nibbles(part(block, 6)), part(block, 2))
 });
 blocks!(Q5_1, 24, FivesMin, |block| {
-    _mm256_or_si256(nibbles(part(block, 8)), fifth_bits(part(block, 4)))
+    D::fifth_bits(nibbles(part(block, 8)), part(block, 4))
 });
 blocks!(Q8_0, 34, Bytes, |block| load(part(block, 2)));
 blocks!(IQ4_NL, 18, Bytes, |block| iq4_values(nibbles(part(block, 2))));
@@ -232,7 +247,7 @@ macro_rules! superblock {
     ($name:ident, |$block:ident, $out:ident| $fill:expr) => {
         impl Load for $name {
             #[inline(always)]
-            unsafe fn load<const B: usize>($block: &[u8]) -> Loaded {
+            unsafe fn load<D: Dot, const B: usize>($block: &[u8]) -> Loaded {
                 // SAFETY: passed on.
                 unsafe {
                     let mut $out = Loaded::none();

@@ -58,7 +58,7 @@ pub trait Load: Unpack {
     ///
     /// # Safety
     /// The CPU has AVX2 and F16C; `blocks` holds B blocks of 32, or a superblock.
-    unsafe fn load<const B: usize>(blocks: &[u8]) -> Loaded;
+    unsafe fn load<D: Dot, const B: usize>(blocks: &[u8]) -> Loaded;
 }
 
 /// Products of all rows of `w` with `x`, the tokens of the tile from `t` on.
@@ -164,10 +164,10 @@ pub unsafe fn unpack<F: Load, D: Dot>(
             // SAFETY: passed on; `blocks` gives as many as it has bytes.
             unsafe {
                 match (row_bytes - g * F::BYTES).min(F::BYTES) * 8 / F::BYTES {
-                    2 => fill::<F, 2>(|r| F::load::<2>(blocks(r)), flip, pack),
-                    4 => fill::<F, 4>(|r| F::load::<4>(blocks(r)), flip, pack),
-                    8 => fill::<F, 8>(|r| F::load::<8>(blocks(r)), flip, pack),
-                    _ => fill::<F, 8>(|r| F::load::<8>(&padded::<F>(blocks(r))), flip, pack),
+                    2 => fill::<F, 2>(|r| F::load::<D, 2>(blocks(r)), flip, pack),
+                    4 => fill::<F, 4>(|r| F::load::<D, 4>(blocks(r)), flip, pack),
+                    8 => fill::<F, 8>(|r| F::load::<D, 8>(blocks(r)), flip, pack),
+                    _ => fill::<F, 8>(|r| F::load::<D, 8>(&padded::<F>(blocks(r))), flip, pack),
                 }
             }
         }
@@ -236,7 +236,7 @@ unsafe fn take<F: Load, D: Dot, const N: usize, const B: usize>(
 ) {
     // SAFETY: the CPU has AVX2; `blocks` holds B blocks; vectors of A8 are aligned to 32.
     unsafe {
-        let mut w = F::load::<B>(blocks);
+        let mut w = F::load::<D, B>(blocks);
         let flip = D::UNSIGNED && F::Class::SIGNED;
         if flip {
             for codes in &mut w.codes[..B] {
