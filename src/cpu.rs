@@ -464,7 +464,7 @@ impl Step<'_> {
         let n_out: usize = parts.iter().map(|part| part.weight.n_out).sum();
         // All tokens of the step share one tile, so that a weight is unpacked once for all.
         let tile_cols =
-            (n_out / (4 * self.region.n_threads())).clamp(1, 64).next_multiple_of(STRIP);
+            (n_out / (8 * self.region.n_threads()) / STRIP * STRIP).clamp(STRIP, 2 * STRIP);
         let this = &*self;
         let mat = Mat::window(&mut data, n, col, n_out, stride);
         self.region.tiles(mat, n.max(1), tile_cols, |worker, mut tile| {
