@@ -1,4 +1,4 @@
-//! The AVX-512 table, for CPUs with VNNI: up to sixteen tokens are multiplied with sixteen weight rows
+//! The AVX-512 table, for CPUs with VNNI: up to fifteen tokens are multiplied with sixteen weight rows
 //! at a time, more in panels. One or two go with 256-bit vectors, where decoding a weight is most of
 //! the work.
 #![allow(unsafe_code)]
@@ -13,7 +13,7 @@ use super::{
 /// The AVX-512 table.
 pub const TABLE: Kernels = Kernels {
     name: "avx512",
-    max_rows: 16,
+    max_rows: 15,
     matmul: all_products!(),
     rms_norm,
     layer_norm,
