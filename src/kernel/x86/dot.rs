@@ -3,7 +3,10 @@
 use std::arch::{asm, x86_64::*};
 
 use super::{
-    super::{acts::PANEL, unpack::{Class, Min}},
+    super::{
+        acts::PANEL,
+        unpack::{Class, Min},
+    },
     load,
 };
 
@@ -238,12 +241,13 @@ vnni!(
 #[inline(always)]
 unsafe fn words<const BYTES: usize, const AT: usize>(blocks: &[u8]) -> __m128i {
     let (low, high) = const { (places(BYTES, AT, 0), places(BYTES, AT, 1)) };
-    let mut at = blocks[..8 * BYTES].as_ptr();
+    let (at, mut zero) = (blocks[..8 * BYTES].as_ptr(), 0usize);
     // SAFETY: the CPU has AVX-512 BW; lines are inside eight blocks.
     unsafe {
-        // Somewhere else, for all that LLVM knows: it would take the codes out of these lines too, by many
-        // more instructions than loads are.
-        asm!("/* {at} */", at = inout(reg) at, options(pure, nomem, nostack, preserves_flags));
+        // LLVM doesn't learn that this is 0, nor that codes lie in these lines too: it would take them out
+        // of here, by many more instructions than loads are.
+        asm!("/* {} */", inout(reg) zero, options(pure, nomem, nostack, preserves_flags));
+        let at = at.add(zero);
         let line = |i| _mm512_loadu_si512(at.add(line_at(BYTES, i)).cast());
         let index = |of: &[i16; 32]| _mm512_loadu_si512(of.as_ptr().cast());
         let mut words = _mm512_permutex2var_epi16(line(0), index(&low.0), line(1));

@@ -157,12 +157,8 @@ macro_rules! blocks {
 
 blocks!(Q4_0, 18, Nibbles, |block| nibbles(part(block, 2)));
 blocks!(Q4_1, 20, NibblesMin, |block| nibbles(part(block, 4)));
-blocks!(Q5_0, 22, Fives, |block| {
-    D::fifth_bits(nibbles(part(block, 6)), part(block, 2))
-});
-blocks!(Q5_1, 24, FivesMin, |block| {
-    D::fifth_bits(nibbles(part(block, 8)), part(block, 4))
-});
+blocks!(Q5_0, 22, Fives, |block| D::fifth_bits(nibbles(part(block, 6)), part(block, 2)));
+blocks!(Q5_1, 24, FivesMin, |block| D::fifth_bits(nibbles(part(block, 8)), part(block, 4)));
 blocks!(Q8_0, 34, Bytes, |block| load(part(block, 2)));
 blocks!(IQ4_NL, 18, Bytes, |block| iq4_values(nibbles(part(block, 2))));
 
