@@ -44,7 +44,7 @@ fn products(c: &mut Criterion) {
                 let (n_panels, n_rows) = kernels.split(n);
                 let mut panels = vec![Panel::ZERO; n_panels * N / 256];
                 for (x, out) in x.chunks(PANEL * N).zip(panels.chunks_exact_mut(N / 256)) {
-                    kernels.quantize_panel(x, N, out);
+                    kernels.quantize_panel(x, N, 0, out);
                 }
                 let mut rows = vec![A8::ZERO; n_rows * N / 256];
                 for (x, out) in x.chunks(N).zip(rows.chunks_exact_mut(N / 256)) {

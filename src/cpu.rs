@@ -442,10 +442,11 @@ impl Step<'_> {
         let (x, kernels) = (&self.input(input)[..n * width], self.kernels);
         let (n_panels, n_rows) = kernels.split(n);
         let mat = Mat::new(&mut panels, n_panels, n_groups, n_groups);
-        self.region.tiles(mat, 1, n_groups, |_, mut tile| {
+        let tiles_of_panel = (2 * self.region.n_threads()).div_ceil(n_panels.max(1));
+        self.region.tiles(mat, 1, n_groups.div_ceil(tiles_of_panel), |_, mut tile| {
             let first = tile.row0() * PANEL;
             let x = &x[first * width..(first + PANEL).min(n) * width];
-            kernels.quantize_panel(x, width, tile.row_mut(0));
+            kernels.quantize_panel(x, width, tile.col0(), tile.row_mut(0));
         });
         let mat = Mat::new(&mut rows, n_rows, n_groups, n_groups);
         self.region.tiles(mat, (ELEMENTS / width).max(1), n_groups, |_, mut tile| {

@@ -80,7 +80,7 @@ pub struct Kernels {
     max_rows: usize,
     matmul: [Matmul; Format::COUNT],
     quantize: unsafe fn(&[f32], &mut [A8]),
-    quantize_panel: unsafe fn(&[f32], usize, &mut [Panel]),
+    quantize_panel: unsafe fn(&[f32], usize, usize, &mut [Panel]),
     rms_norm: unsafe fn(&[f32], Vector<'_>, f32, &mut [f32]),
     layer_norm: unsafe fn(&[f32], Vector<'_>, Vector<'_>, f32, &mut [f32]),
     activate: unsafe fn(Act, &mut [f32]),
@@ -168,15 +168,17 @@ impl Kernels {
         unsafe { (self.quantize)(x, out) }
     }
 
-    /// As [`Kernels::quantize`], up to sixteen rows `[n, n_in]` into one row of panels.
+    /// As [`Kernels::quantize`], groups from `first` on of up to sixteen rows `[n, n_in]` into panels that lie
+    /// side by side.
     ///
     /// # Panics
     /// The lengths don't fit together.
-    pub fn quantize_panel(&self, x: &[f32], n_in: usize, out: &mut [Panel]) {
-        assert_eq!(out.len(), n_in.div_ceil(256), "groups of {n_in} activations");
+    pub fn quantize_panel(&self, x: &[f32], n_in: usize, first: usize, out: &mut [Panel]) {
+        let inside = first <= n_in.div_ceil(256) && out.len() <= n_in.div_ceil(256) - first;
+        assert!(inside, "groups {first}+{} of {n_in} activations", out.len());
         assert!(n_in > 0 && x.len() <= PANEL * n_in && x.len().is_multiple_of(n_in));
         // SAFETY: an available table; lengths checked above.
-        unsafe { (self.quantize_panel)(x, n_in, out) }
+        unsafe { (self.quantize_panel)(x, n_in, first, out) }
     }
 
     /// Panels and rows that the activations of `n` tokens lie in: first come the panels, the last of

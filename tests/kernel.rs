@@ -80,7 +80,10 @@ impl Activations {
         let in_panels = x.len().min(n_panels * PANEL * n_in);
         let mut panels = vec![Panel::ZERO; n_panels * n_groups];
         for (x, out) in x[..in_panels].chunks(PANEL * n_in).zip(panels.chunks_exact_mut(n_groups)) {
-            kernels.quantize_panel(x, n_in, out);
+            // In two parts, as threads may share a row of panels.
+            let (some, rest) = out.split_at_mut(n_groups / 2);
+            kernels.quantize_panel(x, n_in, 0, some);
+            kernels.quantize_panel(x, n_in, n_groups / 2, rest);
         }
         let mut rows = vec![A8::ZERO; n_rows * n_groups];
         for (x, out) in x[in_panels..].chunks(n_in).zip(rows.chunks_exact_mut(n_groups)) {

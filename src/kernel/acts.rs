@@ -125,11 +125,11 @@ pub fn quantize(x: &[f32], out: &mut [A8]) {
     }
 }
 
-/// As [`quantize`], up to sixteen rows `[n, n_in]` into one row of panels.
+/// As [`quantize`], groups from `first` on of up to sixteen rows `[n, n_in]` into panels.
 #[inline(always)]
-pub fn quantize_panel(x: &[f32], n_in: usize, out: &mut [Panel]) {
+pub fn quantize_panel(x: &[f32], n_in: usize, first: usize, out: &mut [Panel]) {
     let mut tokens = [A8::ZERO; PANEL];
-    for (g, panel) in out.iter_mut().enumerate() {
+    for (g, panel) in (first..).zip(out) {
         let span = 256 * g..(256 * (g + 1)).min(n_in);
         for (token, row) in tokens.iter_mut().zip(x.chunks_exact(n_in)) {
             quantize(&row[span.clone()], std::slice::from_mut(token));

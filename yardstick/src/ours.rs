@@ -79,7 +79,7 @@ fn quantize(
     region.tiles(Mat::new(panels, n_panels, n_groups, n_groups), 1, n_groups, |_, mut tile| {
         let first = tile.row0() * PANEL;
         let x = &x[first * n_in..(first + PANEL).min(n) * n_in];
-        kernels.quantize_panel(x, n_in, tile.row_mut(0));
+        kernels.quantize_panel(x, n_in, 0, tile.row_mut(0));
     });
     for (i, row) in rows.chunks_exact_mut(n_groups).enumerate() {
         kernels.quantize(&x[(n_panels * PANEL + i) * n_in..][..n_in], row);

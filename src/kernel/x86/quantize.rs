@@ -33,9 +33,9 @@ pub fn quantize(x: &[f32], out: &mut [A8]) {
 
 /// As [`super::super::acts::quantize_panel`].
 #[target_feature(enable = "avx2")]
-pub fn quantize_panel(x: &[f32], n_in: usize, out: &mut [Panel]) {
+pub fn quantize_panel(x: &[f32], n_in: usize, first: usize, out: &mut [Panel]) {
     let mut fours = [_mm256_setzero_si256(); PANEL];
-    for (g, panel) in out.iter_mut().enumerate() {
+    for (g, panel) in (first..).zip(out) {
         let n_blocks = (n_in - 256 * g).div_ceil(32).min(8);
         if n_blocks < 8 || x.len() < PANEL * n_in {
             *panel = Panel::ZERO;
