@@ -177,7 +177,7 @@ unsafe fn strip<F: LoadEight>(rows: &[u8], n_in: usize, x: &[A8], out: &mut [__m
     let mut loaded = MaybeUninit::<Loaded>::uninit();
     let mut sums = [MaybeUninit::<Sums>::uninit(); MAX_ROWS];
     let mut lanes = [MaybeUninit::<[__m512; 8]>::uninit(); MAX_ROWS];
-    // SAFETY: passed on. What is read was written: of `loaded` what the format has, by `load_eight`'s
+    // SAFETY: passed on; there are n_groups groups of each token. What is read was written: of `loaded` what the format has, by `load_eight`'s
     // contract; of the others what belongs to the tokens that are there.
     unsafe {
         for lanes in &mut lanes[..n_tokens] {
@@ -191,16 +191,17 @@ unsafe fn strip<F: LoadEight>(rows: &[u8], n_in: usize, x: &[A8], out: &mut [__m
                 let at = at.add(ROWS / 2 * half * row_bytes);
                 F::load_eight(Rows { at, bytes: row_bytes }, n_blocks, &mut Half { all, half });
             }
-            let tokens = x[g..].iter().step_by(n_groups);
-            for (x, sums) in tokens.clone().zip(&mut sums) {
-                sums.write(sums_of::<F>(x));
+            // Pointers, as an iterator's steps make a chain of additions longer than the products of a token.
+            let x = x.as_ptr().add(g);
+            for (i, sums) in sums.iter_mut().enumerate().take(n_tokens) {
+                sums.write(sums_of::<F>(&*x.add(i * n_groups)));
             }
             for b in 0..n_blocks {
                 fetch::<F>(rows.as_ptr_range().end, 8 * g + b);
                 let w = Block::<F::Class>::of(all, b);
-                for ((x, sums), lanes) in tokens.clone().zip(&sums).zip(&mut lanes) {
+                for (i, (sums, lanes)) in sums.iter().zip(&mut lanes).enumerate().take(n_tokens) {
                     let lane = &mut lanes.assume_init_mut()[b % 8];
-                    *lane = w.add_to(*lane, x, sums.assume_init_ref());
+                    *lane = w.add_to(*lane, &*x.add(i * n_groups), sums.assume_init_ref());
                 }
             }
         }
