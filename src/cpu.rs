@@ -20,7 +20,7 @@ use crate::{
 pub use logits::Score;
 
 /// Values of a tile of an elementwise op; smaller ops run on one thread.
-const ELEMENTS: usize = 4 * 1024;
+const ELEMENTS: usize = 8 * 1024;
 
 /// One token of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use std::{
     any::Any,
     hint,
     marker::PhantomData,
-    ops::Range,
+    ops::{Deref, Range},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -96,11 +96,11 @@ impl Drop for Team {
 #[derive(Default)]
 struct Shared {
     /// The job that helpers may take tiles of; null between jobs.
-    job: AtomicPtr<Job>,
-    /// Counts jobs: two jobs often lie at the same address.
-    epoch: AtomicUsize,
+    job: Apart<AtomicPtr<Job>>,
+    /// Counts jobs: two jobs often lie at the same address. This is what helpers watch.
+    epoch: Apart<AtomicUsize>,
     /// Helpers that may be looking at `job`.
-    visitors: AtomicUsize,
+    visitors: Apart<AtomicUsize>,
     /// The core of who published the job, where that is known, and one.
     core: AtomicUsize,
     /// Whether there are more threads than cores: then helpers get in each other's way first of all.
@@ -111,6 +111,20 @@ struct Shared {
     helpers: Bed,
     /// Where callers sleep when their job's last tiles take long.
     callers: Bed,
+}
+
+/// A value in cache lines of its own: who watches another then doesn't slow its changes down. Two lines, as
+/// some CPUs fetch pairs.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 impl Shared {

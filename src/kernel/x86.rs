@@ -7,6 +7,7 @@ pub mod load;
 pub mod quantize;
 pub mod rows;
 pub mod sixteen;
+pub mod words;
 pub mod ymm;
 pub mod zmm;
 
