@@ -12,7 +12,7 @@
 //!
 //! Where other processes want the cores too, nobody keeps one for waiting: whoever has waited for
 //! long sleeps, caller and helper alike, so that the system moves the thread that is waited for to the
-//! core that is free. A helper shares its core with them in good time ([`Company`]).
+//! core that is free. A helper shares its core with them in good time (`Company`).
 #![allow(unsafe_code)]
 
 mod place;
