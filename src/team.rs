@@ -15,7 +15,7 @@
 //! core that is free. A helper shares its core with them in good time (`Company`).
 #![allow(unsafe_code)]
 
-mod place;
+mod company;
 
 use std::{
     any::Any,
@@ -28,10 +28,10 @@ use std::{
         atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use crate::{Error, Result};
+use company::Company;
 
 /// Rounds of [`spin`] before a waiting thread sleeps: some 200 us, longer than the gap between jobs
 /// and than most gaps between the steps of one text, much shorter than a time slice.
@@ -130,7 +130,7 @@ impl<T> Deref for Apart<T> {
 impl Shared {
     /// Has the helpers look at `job`.
     fn call(&self) {
-        self.core.store(place::core().map_or(0, |core| core + 1), Relaxed);
+        self.core.store(company::core().map_or(0, |core| core + 1), Relaxed);
         self.epoch.fetch_add(1, SeqCst);
         self.helpers.wake();
     }
@@ -194,44 +194,6 @@ fn spin(offer: bool, done: impl Fn() -> bool) -> bool {
         }
     }
     false
-}
-
-/// How a helper gets on with other programs on its core and with the caller.
-///
-/// Beside an endless loop on two cores (Linux 6.18), the system left helper and caller on one core half of
-/// the time; and a helper that offers its core whenever it has nothing to do loses it for a time slice,
-/// as does one that is stopped inside a tile, while the caller waits. Without any of this a prompt ran at 53 to
-/// 57 % of its speed on two free cores, with it at 66 to 73 % (SmolLM2 Q4_0).
-#[derive(Default)]
-struct Company {
-    /// Jobs in a row after which it was on the caller's core.
-    jobs_together: usize,
-    /// When it last offered its core.
-    offered: Option<Instant>,
-}
-
-impl Company {
-    /// Jobs together, one time slice each, until the helper leaves the caller's core.
-    const TOGETHER: usize = 4;
-    /// Less than a time slice: who never uses one up isn't stopped inside a tile.
-    const TURN: Duration = Duration::from_micros(1000);
-
-    /// After a job whose caller's core is `callers` - 1.
-    fn mind(&mut self, callers: usize) {
-        match place::core() {
-            Some(core) if core + 1 == callers => self.jobs_together += 1,
-            _ => self.jobs_together = 0,
-        }
-        if self.jobs_together == Self::TOGETHER {
-            self.jobs_together = 0;
-            place::leave(callers - 1);
-        }
-        let now = Instant::now();
-        if now - *self.offered.get_or_insert(now) > Self::TURN {
-            thread::yield_now();
-            self.offered = Some(Instant::now());
-        }
-    }
 }
 
 /// Where threads sleep until others have changed something.

@@ -1,4 +1,47 @@
-//! On which core a thread runs.
+//! How a helper shares cores with the caller and with other programs.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How a helper gets on with other programs on its core and with the caller.
+///
+/// Beside an endless loop on two cores (Linux 6.18), the system left helper and caller on one core half of
+/// the time; and a helper that offers its core whenever it has nothing to do loses it for a time slice,
+/// as does one that is stopped inside a tile, while the caller waits. Without any of this a prompt ran at 53 to
+/// 57 % of its speed on two free cores, with it at 66 to 73 % (SmolLM2 Q4_0).
+#[derive(Default)]
+pub struct Company {
+    /// Jobs in a row after which it was on the caller's core.
+    jobs_together: usize,
+    /// When it last offered its core.
+    offered: Option<Instant>,
+}
+
+impl Company {
+    /// Jobs together, one time slice each, until the helper leaves the caller's core.
+    const TOGETHER: usize = 4;
+    /// Less than a time slice: who never uses one up isn't stopped inside a tile.
+    const TURN: Duration = Duration::from_micros(1000);
+
+    /// After a job whose caller's core is `callers` - 1.
+    pub fn mind(&mut self, callers: usize) {
+        match core() {
+            Some(core) if core + 1 == callers => self.jobs_together += 1,
+            _ => self.jobs_together = 0,
+        }
+        if self.jobs_together == Self::TOGETHER {
+            self.jobs_together = 0;
+            leave(callers - 1);
+        }
+        let now = Instant::now();
+        if now - *self.offered.get_or_insert(now) > Self::TURN {
+            thread::yield_now();
+            self.offered = Some(Instant::now());
+        }
+    }
+}
 
 /// A core's number; `None` where the system doesn't say.
 pub fn core() -> Option<usize> {
@@ -7,7 +50,7 @@ pub fn core() -> Option<usize> {
 
 /// Moves the calling thread to another core of those it may use, if there is one; where it may run is as
 /// before when this returns.
-pub fn leave(core: usize) {
+fn leave(core: usize) {
     imp::leave(core);
 }
 
