@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that is measured beside llama.cpp, on an idle machine: makes the model files in fetched/ that are not there yet, then
-# writes benches/results/MACHINE.csv (products) and MACHINE-speed.csv, and prints the start-up times. Takes an hour or so.
+# writes benches/results/MACHINE.csv (products) and MACHINE-speed.csv, and prints the start-up times and the speed beside a busy program. Takes an hour or so.
 # scripts/yardstick.sh [THREADS, 2 if absent]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,4 +37,5 @@ done
 for file in "$models/SmolLM2-135M.Q4_0.gguf" "$models/gemma-3-270m-q4_k_m.gguf"; do
   echo "== $(basename "$file")"
   $bin/startup "$file" --threads "$threads"
+  $bin/company "$file" --threads "$threads"
 done

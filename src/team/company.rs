@@ -20,7 +20,7 @@ pub struct Company {
 }
 
 impl Company {
-    /// Jobs together, one time slice each, until the helper leaves the caller's core.
+    /// Jobs in a row on the caller's core until the helper leaves it: one alone may be chance.
     const TOGETHER: usize = 4;
     /// Less than a time slice: who never uses one up isn't stopped inside a tile.
     const TURN: Duration = Duration::from_micros(1000);
@@ -68,8 +68,8 @@ mod imp {
         if core >= 8 * size {
             return;
         }
-        // SAFETY: the set is as long as is said; it is read only where the system has filled it, and
-        // `core` is inside it. 0 is the calling thread.
+        // SAFETY: the set is as long as is said, zeros are a set, and `core` is inside it (checked above).
+        // 0 is the calling thread.
         unsafe {
             let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
             if libc::sched_getaffinity(0, size, set.as_mut_ptr()) != 0 {
