@@ -8,6 +8,7 @@
 //! | file | job |
 //! |---|---|
 //! | [`source`] | containers to named tensors: safetensors, torch zip archives, indexes |
+//! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `shapes` | the shape that each GGUF tensor must have |
 //! | `mapping` | source tensors to GGUF tensors by the family's row |
@@ -19,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+mod dialect;
 mod mapping;
 mod metadata;
 pub mod report;
@@ -100,9 +102,9 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
-    let source = Source::open(source)?;
-    let folder = source.folder();
-    let json = source::read_json(&folder.join("config.json"))?;
+    let mut source = Source::open(source)?;
+    dialect::translate(&mut source)?;
+    let json = source.config()?;
     let mut config = Config::read(&json, &options.allow_unknown)?;
     refuse_overwrite(&source, out)?;
     let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;

@@ -9,7 +9,10 @@ use crate::{
 };
 use pith::{Error, Result};
 use pith_models::{Fold, Hp, Need, TensorRow};
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 /// How many names an error lists.
 const MAX_LISTED: usize = 20;
@@ -31,7 +34,7 @@ pub(crate) enum Values<'a> {
         /// The tensor.
         tensor: &'a Tensor,
         /// Its rows in their new order, one view behind the other.
-        parts: Vec<View<'a>>,
+        parts: Vec<View>,
         /// What is added to each value.
         add: f32,
         /// What was done to it.
@@ -52,8 +55,17 @@ impl Mapped<'_> {
         self.dims.iter().product::<u64>() as usize
     }
 
-    /// Reads values from `first` on, which must begin a row of a matrix.
-    pub fn read(&self, first: usize, out: &mut [f32]) {
+    /// The bytes that [`Mapped::read`] decodes.
+    pub fn load<'s>(&self, source: &'s Source) -> Result<Cow<'s, [u8]>> {
+        match &self.values {
+            Values::Source { tensor, .. } => source.load(tensor),
+            Values::Computed(_) => Ok(Cow::Borrowed(&[])),
+        }
+    }
+
+    /// Reads values from `first` on, which must begin a row of a matrix. `data` is what
+    /// [`Mapped::load`] gave.
+    pub fn read(&self, data: &[u8], first: usize, out: &mut [f32]) {
         match &self.values {
             Values::Computed(values) => out.copy_from_slice(&values[first..first + out.len()]),
             Values::Source { parts, add, .. } => {
@@ -64,7 +76,7 @@ impl Mapped<'_> {
                 for part in parts {
                     let here = part.n_rows().saturating_sub(skip).min(rest.len() / n_in);
                     let (now, later) = rest.split_at_mut(here * n_in);
-                    part.read(skip, now);
+                    part.read(data, skip, now);
                     skip = skip.saturating_sub(part.n_rows());
                     // Adding 0 would turn -0 into 0.
                     if *add != 0.0 {
@@ -221,7 +233,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
         let head = self.config.head_dim();
         let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
         // Half-split pairs become adjacent ones: old row s * head/2 + i is new row 2 i + s.
-        let permute = |view: View<'a>, heads: usize| {
+        let permute = |view: View, heads: usize| {
             check_even(head, &entry.name)?;
             Ok::<_, Error>(vec![view.split(0, &[heads, 2, head / 2]).swap(1, 2)])
         };
@@ -258,16 +270,12 @@ impl<'a, 'c> Mapper<'a, 'c> {
         let Some(table) = table.filter(|table| table.dims == head.dims) else {
             return Ok(false);
         };
-        for values in [&table.values, &head.values] {
-            if let Values::Source { tensor, .. } = values {
-                self.source.verify(tensor)?;
-            }
-        }
+        let (table_data, head_data) = (table.load(self.source)?, head.load(self.source)?);
         let n_in = head.n_in();
         let (mut a, mut b) = (vec![0.0; n_in], vec![0.0; n_in]);
         for first in (0..head.n_values()).step_by(n_in) {
-            table.read(first, &mut a);
-            head.read(first, &mut b);
+            table.read(&table_data, first, &mut a);
+            head.read(&head_data, first, &mut b);
             if a.iter().zip(&b).any(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Ok(false);
             }

@@ -14,10 +14,13 @@ pub use view::View;
 use pith::{Error, Result, bytes::Bytes};
 use serde_json::Value;
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::{HashMap, HashSet},
+    fmt,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Type of a source tensor's values.
@@ -63,9 +66,33 @@ impl Dtype {
     }
 }
 
-/// One tensor as its container lists it. The readers guarantee that `data` lies in the file, and
-/// that every element of the view lies in `data`.
-#[derive(Clone, Debug, PartialEq)]
+/// Bytes that don't lie in the file as they are: compressed chunks, or a matrix with an adapter.
+pub trait Packed: fmt::Debug + Send + Sync {
+    /// The tensor's bytes, little-endian, as its entry's type and strides say; `file` is the whole
+    /// file that the entry is of. Called once for each time that the tensor is read.
+    ///
+    /// # Errors
+    /// What is wrong with the packed bytes.
+    fn unpack(&self, file: &[u8]) -> Result<Vec<u8>>;
+}
+
+/// Where a tensor's bytes come from.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// These bytes of the file: the tensor, or the storage that it views.
+    Mapped {
+        /// Place in the file.
+        range: Range<usize>,
+        /// Their CRC-32, where the container has one.
+        crc: Option<u32>,
+    },
+    /// Unpacked when asked for.
+    Packed(Arc<dyn Packed>),
+}
+
+/// One tensor as its container lists it. The readers guarantee that mapped data lie in the file, and
+/// that every element of the view lies in its data.
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// Name in the checkpoint.
     pub name: String,
@@ -77,10 +104,8 @@ pub struct Entry {
     pub strides: Vec<usize>,
     /// First element of the view, within `data`.
     pub offset: usize,
-    /// Bytes of the tensor or of the storage that it views, within the file.
-    pub data: Range<usize>,
-    /// CRC-32 of `data`, where the container has one.
-    pub crc: Option<u32>,
+    /// Its bytes.
+    pub data: Data,
 }
 
 /// Something in a checkpoint that is no tensor.
@@ -102,6 +127,8 @@ pub struct Source {
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
     leftovers: Vec<Leftover>,
+    /// The configuration as Hugging Face would write it, where a dialect keeps it elsewhere.
+    config: Option<Value>,
     /// Storages whose CRC was right, as file and offset.
     checked: RefCell<HashSet<(usize, usize)>>,
 }
@@ -189,16 +216,27 @@ impl Source {
         self.by_name.get(name).map(|&i| &self.tensors[i])
     }
 
+    /// The configuration: a dialect's, else `config.json`.
+    ///
+    /// # Errors
+    /// A file that is absent or no JSON.
+    pub(crate) fn config(&self) -> Result<Value> {
+        match &self.config {
+            Some(config) => Ok(config.clone()),
+            None => read_json(&self.folder.join("config.json")),
+        }
+    }
+
     /// What the checkpoint holds besides tensors.
     pub fn leftovers(&self) -> &[Leftover] {
         &self.leftovers
     }
 
-    /// The values of a tensor of this source.
+    /// How the values of a tensor of this source lie in what [`Source::load`] gives.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a type that holds no weights.
-    pub fn view<'a>(&'a self, tensor: &'a Tensor) -> Result<View<'a>> {
+    pub fn view(&self, tensor: &Tensor) -> Result<View> {
         let entry = &tensor.entry;
         if let Dtype::Other { name, .. } = entry.dtype {
             return Err(Error::Unsupported(format!(
@@ -206,24 +244,55 @@ impl Source {
                 entry.name
             )));
         }
-        Ok(View::new(&self.files[tensor.file].1[entry.data.clone()], entry))
+        Ok(View::new(entry))
     }
 
-    /// Checks the bytes of a tensor of this source against their CRC-32, where there is one. This
-    /// reads all of them; a storage that many tensors view is read once.
+    /// The bytes of a tensor of this source, unpacked if they are packed, and checked against their
+    /// CRC-32, where there is one: this reads all of them, but once for many tensors of a storage.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for a wrong CRC.
-    pub fn verify(&self, tensor: &Tensor) -> Result<()> {
+    /// [`Error::Malformed`] for a wrong CRC, or what can't be unpacked.
+    pub fn load<'a>(&'a self, tensor: &Tensor) -> Result<Cow<'a, [u8]>> {
         let entry = &tensor.entry;
-        let (path, bytes) = &self.files[tensor.file];
-        match entry.crc {
-            Some(crc) if self.checked.borrow_mut().insert((tensor.file, entry.data.start)) => {
-                zip::check_crc(&bytes[entry.data.clone()], crc, &entry.name, entry.data.start)
-                    .map_err(|error| in_file(error, path))
+        let (path, file) = &self.files[tensor.file];
+        match &entry.data {
+            Data::Packed(packed) => {
+                let bytes = packed.unpack(file).map_err(|error| in_file(error, path))?;
+                let end = view_end(entry.offset, &entry.shape, &entry.strides);
+                let wanted = end.and_then(|end| end.checked_mul(entry.dtype.bits() / 8));
+                if wanted.is_none_or(|wanted| bytes.len() < wanted) {
+                    return Err(in_file(
+                        Error::malformed(
+                            "checkpoint",
+                            format!("`{}` unpacks to {} bytes only", entry.name, bytes.len()),
+                        ),
+                        path,
+                    ));
+                }
+                Ok(Cow::Owned(bytes))
             }
-            _ => Ok(()),
+            Data::Mapped { range, crc } => {
+                let bytes = &file[range.clone()];
+                if let Some(crc) = *crc
+                    && self.checked.borrow_mut().insert((tensor.file, range.start))
+                {
+                    zip::check_crc(bytes, crc, &entry.name, range.start)
+                        .map_err(|error| in_file(error, path))?;
+                }
+                Ok(Cow::Borrowed(bytes))
+            }
         }
+    }
+
+    /// All values of a tensor of this source, as they lie in its view.
+    ///
+    /// # Errors
+    /// As [`Source::view`] and [`Source::load`].
+    pub fn values(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let view = self.view(tensor)?;
+        let mut values = vec![0.0; view.n_rows() * view.n_in()];
+        view.read(&self.load(tensor)?, 0, &mut values);
+        Ok(values)
     }
 
     fn add_file(&mut self, path: PathBuf, bytes: Bytes) -> Result<()> {

@@ -56,10 +56,8 @@ pub(crate) fn write(
     }
     let mut file = writer.create(out)?;
     for (i, job) in jobs.iter().enumerate() {
-        if let Values::Source { tensor, .. } = &job.mapped.values {
-            source.verify(tensor)?;
-        }
-        write_tensor(&mut file, job, pool, &mut |written| before(i, written))?;
+        let data = job.mapped.load(source)?;
+        write_tensor(&mut file, job, &data, pool, &mut |written| before(i, written))?;
     }
     before(jobs.len(), 0)?;
     file.finish_if(check)
@@ -68,6 +66,7 @@ pub(crate) fn write(
 fn write_tensor(
     file: &mut OpenWriter,
     Job { mapped, choice }: &Job<'_>,
+    data: &[u8],
     pool: &ThreadPool,
     before: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
@@ -85,7 +84,7 @@ fn write_tensor(
         let encode = |(i, out): (usize, &mut [u8])| {
             let at = i * piece;
             let mut values = vec![0.0; piece.min(len - at)];
-            mapped.read(first + at, &mut values);
+            mapped.read(data, first + at, &mut values);
             check_values(&values, format, mapped)?;
             format.encode(&values, out);
             Ok::<_, Error>(())

@@ -12,12 +12,7 @@ use support::{
 };
 
 fn values(source: &Source, name: &str) -> Vec<f32> {
-    let tensor = source.tensor(name).expect(name);
-    source.verify(tensor).unwrap();
-    let view = source.view(tensor).unwrap();
-    let mut out = vec![0.0; view.n_in() * view.n_rows()];
-    view.read(0, &mut out);
-    out
+    source.values(source.tensor(name).expect(name)).unwrap()
 }
 
 fn open(name: &str) -> Source {
@@ -257,11 +252,9 @@ fn contents(file: &[u8]) -> Option<Vec<(String, Vec<f32>)>> {
     let source = Source::from_bytes(file.to_vec()).ok()?;
     let mut out = Vec::new();
     for tensor in source.tensors() {
-        source.verify(tensor).ok()?;
-        let Ok(view) = source.view(tensor) else { continue };
-        let mut values = vec![0.0; view.n_in() * view.n_rows()];
-        view.read(0, &mut values);
-        out.push((tensor.entry.name.clone(), values));
+        if source.view(tensor).is_ok() {
+            out.push((tensor.entry.name.clone(), source.values(tensor).ok()?));
+        }
     }
     Some(out)
 }

@@ -4,7 +4,7 @@
 //! names the tensor in each error, and its sums of hostile sizes are checked (the crate's wrap at
 //! the end of the address space).
 
-use super::{Dtype, Entry, contiguous};
+use super::{Data, Dtype, Entry, contiguous};
 use pith::{Error, Result};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::{collections::HashSet, fmt};
@@ -101,8 +101,7 @@ pub fn read(file: &[u8]) -> Result<Vec<Entry>> {
             shape,
             strides,
             offset: 0,
-            data: base + range.start..base + range.end,
-            crc: None,
+            data: Data::Mapped { range: base + range.start..base + range.end, crc: None },
         };
     Ok(entries.into_iter().map(entry).collect())
 }

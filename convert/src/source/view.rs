@@ -1,31 +1,31 @@
-//! A strided view of a tensor's bytes, decoded to f32 row by row.
+//! A strided view of a tensor, decoded to f32 row by row.
 //!
 //! Rearranging a tensor (transposing, permuting rope rows, splitting a fused projection) only
-//! changes sizes and strides: the values stay where they lie until a row is read.
+//! changes sizes and strides: the values stay where they lie until a row is read. A view holds no
+//! bytes, so that what must be unpacked first is in memory only while it is read.
 
 use super::{Dtype, Entry};
 use pith::quant::{bf16_to_f32, f16_to_f32};
 
 /// Values of one tensor in some order: `shape` with the last dimension as the row.
 #[derive(Clone, Debug)]
-pub struct View<'a> {
-    data: &'a [u8],
+pub struct View {
     dtype: Dtype,
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
 }
 
-impl<'a> View<'a> {
-    /// The tensor of `entry`, whose storage is `data`. Vectors become matrices of one column, so
+impl View {
+    /// The tensor of `entry`. Vectors become matrices of one column, so
     /// that every rearrangement of rows works on biases too.
-    pub(super) fn new(data: &'a [u8], entry: &Entry) -> View<'a> {
+    pub(super) fn new(entry: &Entry) -> View {
         let (mut shape, mut strides) = (entry.shape.clone(), entry.strides.clone());
         while shape.len() < 2 {
             shape.push(1);
             strides.push(1);
         }
-        View { data, dtype: entry.dtype, offset: entry.offset, shape, strides }
+        View { dtype: entry.dtype, offset: entry.offset, shape, strides }
     }
 
     /// Type of the values as they are stored.
@@ -44,7 +44,7 @@ impl<'a> View<'a> {
     }
 
     /// Splits dimension `dim` into `parts`, whose product must be its size.
-    pub(crate) fn split(mut self, dim: usize, parts: &[usize]) -> View<'a> {
+    pub(crate) fn split(mut self, dim: usize, parts: &[usize]) -> View {
         assert_eq!(self.shape[dim], parts.iter().product::<usize>());
         let stride = self.strides[dim];
         let inner = |i: usize| parts[i + 1..].iter().product::<usize>() * stride;
@@ -55,14 +55,14 @@ impl<'a> View<'a> {
     }
 
     /// Exchanges two dimensions.
-    pub(crate) fn swap(mut self, a: usize, b: usize) -> View<'a> {
+    pub(crate) fn swap(mut self, a: usize, b: usize) -> View {
         self.shape.swap(a, b);
         self.strides.swap(a, b);
         self
     }
 
     /// Keeps `len` indices of dimension `dim`, from `start` on.
-    pub(crate) fn narrow(mut self, dim: usize, start: usize, len: usize) -> View<'a> {
+    pub(crate) fn narrow(mut self, dim: usize, start: usize, len: usize) -> View {
         assert!(start + len <= self.shape[dim]);
         self.offset += start * self.strides[dim];
         self.shape[dim] = len;
@@ -79,32 +79,36 @@ impl<'a> View<'a> {
         at
     }
 
-    /// Decodes the rows from `first` on into `out`, `[n, n_in]`.
+    /// Decodes the rows from `first` on into `out`, `[n, n_in]`. `data` is what [`Source::load`] gave
+    /// for the view's tensor.
+    ///
+    /// [`Source::load`]: super::Source::load
     ///
     /// # Panics
     /// Panics if `out` isn't whole rows of the view.
-    pub fn read(&self, first: usize, out: &mut [f32]) {
+    pub fn read(&self, data: &[u8], first: usize, out: &mut [f32]) {
         if out.is_empty() {
             return;
         }
         assert!(out.len().is_multiple_of(self.n_in()));
         match self.dtype {
-            Dtype::F64 => self.read_as(first, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
-            Dtype::F32 => self.read_as(first, out, f32::from_le_bytes),
-            Dtype::F16 => self.read_as(first, out, |b| f16_to_f32(u16::from_le_bytes(b))),
-            Dtype::BF16 => self.read_as(first, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
+            Dtype::F64 => self.read_as(data, first, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => self.read_as(data, first, out, f32::from_le_bytes),
+            Dtype::F16 => self.read_as(data, first, out, |b| f16_to_f32(u16::from_le_bytes(b))),
+            Dtype::BF16 => self.read_as(data, first, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
             Dtype::Other { name, .. } => unreachable!("Source::view gives no {name} views"),
         }
     }
 
     fn read_as<const N: usize>(
         &self,
+        data: &[u8],
         first: usize,
         out: &mut [f32],
         decode: impl Fn([u8; N]) -> f32,
     ) {
         // The readers checked that the view lies in `data`, which holds whole elements.
-        let (elements, _) = self.data.as_chunks::<N>();
+        let (elements, _) = data.as_chunks::<N>();
         let n_in = self.n_in();
         let stride = self.strides[self.shape.len() - 1];
         let starts = (first..first + out.len() / n_in).map(|row| self.row_start(row));
