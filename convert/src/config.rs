@@ -1,6 +1,7 @@
 //! `config.json`: every key is consumed by the family's row or known to be harmless, or the
 //! conversion stops and names it.
 
+mod attention;
 mod rope;
 
 pub(crate) use rope::Scaling;
@@ -8,6 +9,7 @@ pub(crate) use rope::Scaling;
 use pith::{Error, Result};
 use pith_models::{Act, Family, Hp, Kind, Means, Norm, REFUSED, Value as Default, WindowPattern};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// Bounds as the runtime has them: more is a damaged or hostile file.
 const MAX_LAYERS: usize = 1024;
@@ -39,6 +41,7 @@ pub struct Config {
     pub(crate) scaling: Scaling,
     /// Keys that are ignored on the caller's word.
     pub allowed: Vec<String>,
+    attention: attention::Attention,
     class: String,
     numbers: Vec<(Hp, Number)>,
     layers: Option<Vec<bool>>,
@@ -72,6 +75,7 @@ impl Config {
             special: Vec::new(),
             scaling: Scaling::None,
             allowed: Vec::new(),
+            attention: attention::Attention::default(),
             class: class.to_owned(),
             numbers: Vec::new(),
             layers: None,
@@ -79,11 +83,19 @@ impl Config {
         };
         let mut unknown = Vec::new();
         let mut fractions = Vec::new();
-        for (key, value) in json.iter().filter(|(_, value)| !value.is_null()) {
+        let keys = flat(family, json)?;
+        for (key, value) in keys.iter().filter(|(_, value)| !value.is_null()) {
             match family.means(key) {
-                Some(Means::SetFractionOfHead(hp)) => fractions.push((hp, key.as_str(), value)),
+                Some(Means::SetFractionOfHead(hp)) => fractions.push((hp, key.as_ref(), *value)),
+                Some(Means::SetWith(flag, hp)) => {
+                    if is_set(json, flag) {
+                        config.set(hp, number(key, value, hp)?, key)?;
+                    }
+                }
                 Some(means) => config.consume(key, value, means, &mut fractions)?,
-                None if allow.contains(key) => config.allowed.push(key.clone()),
+                None if allow.iter().any(|allowed| allowed == key) => {
+                    config.allowed.push(key.to_string());
+                }
                 None => unknown.push(format!("`{key}`: {value}")),
             }
         }
@@ -115,8 +127,14 @@ impl Config {
                 let number = number(key, value, hp)?;
                 self.set(hp, number, key)
             }
-            Means::SetInClass(class, _) => {
-                Err(wrong(key, &format!("absent unless the class is {class}"), value))
+            Means::SetInClass(class, hp) => {
+                let default = match self.family.default(hp) {
+                    Some(Default::F32(default)) => Some(Number::F32(default)),
+                    Some(Default::U32(default)) => Some(Number::U32(default)),
+                    _ => None,
+                };
+                let unread = default.is_some() && number(key, value, hp).ok() == default;
+                check(unread, key, &format!("left out unless the class is {class}"), value)
             }
             Means::SetRsqrt(hp) => {
                 let base = value.as_f64().filter(|&v| v > 0.0 && v.is_finite());
@@ -127,6 +145,10 @@ impl Config {
                 let flag = value.as_bool().ok_or_else(|| wrong(key, "a flag", value))?;
                 self.set(hp, Number::Bool(!flag), key)
             }
+            Means::MultiQuery => self.attention.multi_query(key, value),
+            Means::Alibi => self.attention.alibi(key, value),
+            Means::Scores(scores) => self.attention.scores(key, value, scores),
+            Means::Has(tensor) => self.attention.has(key, value, tensor),
             Means::Activation => {
                 self.act = value
                     .as_str()
@@ -165,7 +187,9 @@ impl Config {
                 check(known, key, &format!("one of {}", names.join(", ")), value)
             }
             Means::Ignored(_) => Ok(()),
-            Means::SetFractionOfHead(_) => unreachable!("kept until the head width is known"),
+            Means::SetFractionOfHead(_) | Means::SetWith(..) | Means::Nested => {
+                unreachable!("`read` takes these apart")
+            }
         }
     }
 
@@ -234,6 +258,7 @@ impl Config {
 
     /// What needs all keys: defaults, fractions of the head width, windows, sanity.
     fn finish(&mut self, fractions: &[(Hp, &str, &Value)]) -> Result<()> {
+        self.finish_attention()?;
         let mut late = Vec::new();
         for &(hp, default) in self.family.defaults {
             let number = match default {
@@ -448,6 +473,29 @@ fn number(key: &str, value: &Value, hp: Hp) -> Result<Number> {
     }
 }
 
+/// The keys with their values; those of a nested object as `object.key`.
+fn flat<'j>(
+    family: &Family,
+    json: &'j Map<String, Value>,
+) -> Result<Vec<(Cow<'j, str>, &'j Value)>> {
+    let mut keys = Vec::with_capacity(json.len());
+    for (key, value) in json {
+        match (family.means(key), value) {
+            (Some(Means::Nested), Value::Object(nested)) => keys.extend(
+                nested.iter().map(|(name, value)| (Cow::Owned(format!("{key}.{name}")), value)),
+            ),
+            (Some(Means::Nested), Value::Null) => {}
+            (Some(Means::Nested), _) => return Err(wrong(key, "an object", value)),
+            _ => keys.push((Cow::Borrowed(key.as_str()), value)),
+        }
+    }
+    Ok(keys)
+}
+
+fn is_set(json: &Map<String, Value>, flag: &str) -> bool {
+    json.get(flag).and_then(Value::as_bool) == Some(true)
+}
+
 /// The family of `architectures`, and the class that is named there.
 fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
     let classes = json.get("architectures").and_then(Value::as_array);
@@ -461,7 +509,7 @@ fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
                 .into(),
         )
     })?;
-    if let Some(family) = pith_models::by_class(class) {
+    if let Some(family) = pith_models::by_config(class, |flag| is_set(json, flag)) {
         return Ok((family, class));
     }
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == class) {

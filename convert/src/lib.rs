@@ -34,7 +34,7 @@ pub use report::Report;
 pub use types::Target;
 
 use config::Config;
-use mapping::{Mapped, Mapping, Values};
+use mapping::{Mapped, Mapping, Part, Values};
 use pith::{Error, Result, bytes::Bytes, gguf::Gguf, quant::Format};
 use pith_models::Fold;
 use report::{Fallback, FormatCount};
@@ -218,14 +218,21 @@ fn fallback(Job { mapped, choice }: &Job<'_>) -> Option<Fallback> {
 }
 
 fn folded(Job { mapped, .. }: &Job<'_>) -> Option<(String, &'static str)> {
-    let Values::Source { tensor, fold, .. } = &mapped.values else {
+    let Values::Source { tensor, parts, fold, .. } = &mapped.values else {
         return None;
     };
+    let scaled = parts.iter().any(Part::is_scaled);
     let how = match fold {
+        Fold::Keep if scaled => "queries scaled",
         Fold::Keep => return None,
+        Fold::Transpose if scaled => "transposed, queries scaled",
+        Fold::SplitGroups if scaled => "fused heads split into q, k, v, queries scaled",
         Fold::Transpose => "transposed",
         Fold::PermuteQ | Fold::PermuteK => "rope pairs made adjacent",
-        Fold::SplitHeads | Fold::SplitGroups => "fused heads split into q, k, v",
+        Fold::SplitHeads | Fold::SplitGroups | Fold::SplitSlices(_) => {
+            "fused heads split into q, k, v"
+        }
+        Fold::OneOfQkv => "q, k, v taken apart",
         Fold::AddOne => "1 added",
         Fold::DropRows(_) => "first rows dropped",
     };

@@ -33,8 +33,8 @@ pub(crate) enum Values<'a> {
     Source {
         /// The tensor.
         tensor: &'a Tensor,
-        /// Its rows in their new order, one view behind the other.
-        parts: Vec<View>,
+        /// Its rows in their new order, one part behind the other.
+        parts: Vec<Part>,
         /// What is added to each value.
         add: f32,
         /// What was done to it.
@@ -42,6 +42,26 @@ pub(crate) enum Values<'a> {
     },
     /// Computed from the configuration.
     Computed(Vec<f32>),
+}
+
+/// Some rows of a tensor.
+pub(crate) struct Part {
+    view: View,
+    /// What each value is multiplied with.
+    times: f32,
+}
+
+impl From<View> for Part {
+    fn from(view: View) -> Part {
+        Part { view, times: 1.0 }
+    }
+}
+
+impl Part {
+    /// Whether its values are more than moved.
+    pub fn is_scaled(&self) -> bool {
+        self.times != 1.0
+    }
 }
 
 impl Mapped<'_> {
@@ -70,14 +90,17 @@ impl Mapped<'_> {
             Values::Computed(values) => out.copy_from_slice(&values[first..first + out.len()]),
             Values::Source { parts, add, .. } => {
                 // Vectors are matrices of one column here, see `View`.
-                let n_in = parts[0].n_in();
+                let n_in = parts[0].view.n_in();
                 let mut skip = first / n_in;
                 let mut rest = out;
-                for part in parts {
-                    let here = part.n_rows().saturating_sub(skip).min(rest.len() / n_in);
+                for Part { view, times } in parts {
+                    let here = view.n_rows().saturating_sub(skip).min(rest.len() / n_in);
                     let (now, later) = rest.split_at_mut(here * n_in);
-                    part.read(data, skip, now);
-                    skip = skip.saturating_sub(part.n_rows());
+                    view.read(data, skip, now);
+                    skip = skip.saturating_sub(view.n_rows());
+                    if *times != 1.0 {
+                        now.iter_mut().for_each(|value| *value *= times);
+                    }
                     // Adding 0 would turn -0 into 0.
                     if *add != 0.0 {
                         now.iter_mut().for_each(|value| *value += add);
@@ -146,10 +169,10 @@ struct Mapper<'a, 'c> {
 
 impl<'a, 'c> Mapper<'a, 'c> {
     fn new(source: &'a Source, config: &'c mut Config) -> Result<Self> {
-        let row = |to: &str| config.family.tensors.iter().find(|row| row.to == to);
-        let find = |to: &str| row(to).and_then(|row| find(source, config, row, None));
+        let rows = |to: &'static str| config.family.tensors.iter().filter(move |row| row.to == to);
+        let find = |to| rows(to).find_map(|row| find(source, config, row.source, None));
         let table = find("token_embd.weight").ok_or_else(|| {
-            let name = row("token_embd.weight").map_or("", |row| row.source);
+            let name = rows("token_embd.weight").next().map_or("", |row| row.source);
             missing_error(&[("token_embd.weight".into(), name.into())])
         })?;
         let &[n_vocab, columns] = table.entry.shape.as_slice() else {
@@ -178,13 +201,19 @@ impl<'a, 'c> Mapper<'a, 'c> {
     /// Puts the tensor of `row` where it goes, if the checkpoint has it.
     fn place(&mut self, row: &'static TensorRow, il: Option<usize>) -> Result<()> {
         let to = fill(row.to, il);
-        let Some(tensor) = find(self.source, self.config, row, il) else {
-            match row.need {
-                Need::Required => self.missing.push((to, fill(row.source, il))),
-                Need::Head if self.config.tied == Some(false) => {
-                    self.missing.push((to, fill(row.source, il)));
-                }
-                Need::Head | Need::Optional => {}
+        let required = match row.need {
+            Need::Required => true,
+            Need::Optional => false,
+            Need::Head => self.config.tied == Some(false),
+            Need::Beside(other) => find(self.source, self.config, other, il).is_some(),
+            Need::WithoutAlibi => !self.config.alibi(),
+        };
+        // A tensor that must not be there isn't consumed, and so stops the conversion.
+        let excluded = !required && matches!(row.need, Need::Beside(_) | Need::WithoutAlibi);
+        let found = find(self.source, self.config, row.source, il).filter(|_| !excluded);
+        let Some(tensor) = found else {
+            if required {
+                self.missing.push((to, fill(row.source, il)));
             }
             return Ok(());
         };
@@ -196,7 +225,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
         if let Some(other) = self.filled.insert(to.clone(), name.to_owned()) {
             return Err(Error::Unsupported(format!("both `{other}` and `{name}` are {to}")));
         }
-        let mapped = self.fold(tensor, row.fold, to)?;
+        let mapped = self.fold(tensor, row.fold, to, il)?;
         if row.need == Need::Head {
             if self.equals_embedding(&mapped)? {
                 self.ignored.push((name.to_owned(), "equal to the embedding: tied".into()));
@@ -209,15 +238,24 @@ impl<'a, 'c> Mapper<'a, 'c> {
     }
 
     /// Applies a fold as a change of sizes and strides, and checks the shape.
-    fn fold(&self, tensor: &'a Tensor, fold: Fold, to: String) -> Result<Mapped<'a>> {
+    fn fold(
+        &self,
+        tensor: &'a Tensor,
+        fold: Fold,
+        to: String,
+        il: Option<usize>,
+    ) -> Result<Mapped<'a>> {
         let entry = &tensor.entry;
         let wanted = shapes::wanted(self.config, self.embedding, &to).ok_or_else(|| {
             Error::Unsupported(format!("tensor {to} has no shape in pith's table of shapes"))
         })?;
+        let head = self.config.head_dim();
+        let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
         let mut stored = wanted.clone();
         match fold {
             Fold::Transpose => stored.reverse(),
             Fold::DropRows(n) => stored[0] = stored[0].saturating_add(n as usize),
+            Fold::OneOfQkv => stored[0] = (n_head + 2 * n_kv) * head,
             _ => {}
         }
         if entry.shape != stored {
@@ -230,8 +268,6 @@ impl<'a, 'c> Mapper<'a, 'c> {
             return Err(Error::Unsupported(format!("tensor `{}` is empty", entry.name)));
         }
         let view = self.source.view(tensor)?;
-        let head = self.config.head_dim();
-        let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
         // Half-split pairs become adjacent ones: old row s * head/2 + i is new row 2 i + s.
         let permute = |view: View, heads: usize| {
             check_even(head, &entry.name)?;
@@ -257,11 +293,50 @@ impl<'a, 'c> Mapper<'a, 'c> {
                 let take = |start, len| view.clone().narrow(1, start, len);
                 vec![take(0, queries), take(queries, 1), take(queries + 1, 1)]
             }
+            Fold::SplitSlices(n) => {
+                let n = n as usize;
+                if n_head != n_kv || n_head % n != 0 {
+                    return Err(Error::Unsupported(format!(
+                        "tensor `{}` is split into {n} slices of heads, but there are {n_head} and \
+                         {n_kv} key/value heads",
+                        entry.name
+                    )));
+                }
+                let view = view.split(0, &[n, 3, n_head / n * head]);
+                [0, 2, 1].map(|part| view.clone().narrow(1, part, 1)).into()
+            }
+            Fold::OneOfQkv => {
+                let first = match to.split('.').nth(2) {
+                    Some("attn_q") => 0,
+                    Some("attn_k") => n_head * head,
+                    _ => (n_head + n_kv) * head,
+                };
+                vec![view.narrow(0, first, wanted[0])]
+            }
             Fold::DropRows(n) => vec![view.narrow(0, n as usize, wanted[0])],
         };
+        let parts = self.scale_queries(parts, &to, il);
         let add = if fold == Fold::AddOne { 1.0 } else { 0.0 };
         let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
         Ok(Mapped { name: to, dims, values: Values::Source { tensor, parts, add, fold } })
+    }
+
+    /// Multiplies the rows of the queries, which come first, with the configuration's factor.
+    fn scale_queries(&self, mut parts: Vec<View>, to: &str, il: Option<usize>) -> Vec<Part> {
+        let times = il.map_or(1.0, |il| self.config.query_factor(il));
+        let stem = to.split('.').nth(2);
+        if times != 1.0 && stem == Some("attn_qkv") && parts.len() == 1 {
+            let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
+            let all = parts[0].n_first();
+            let queries = all * n_head / (n_head + 2 * n_kv);
+            let others = parts[0].clone().narrow(0, queries, all - queries);
+            parts = vec![parts.remove(0).narrow(0, 0, queries), others];
+        }
+        let mut parts: Vec<Part> = parts.into_iter().map(Part::from).collect();
+        if let (Some("attn_q" | "attn_qkv"), Some(queries)) = (stem, parts.first_mut()) {
+            queries.times = times;
+        }
+        parts
     }
 
     /// Whether a head holds the values of the embedding, bit for bit.
@@ -297,6 +372,14 @@ impl<'a, 'c> Mapper<'a, 'c> {
                     "tensor `{}` is missing; layer {} has it",
                     fill(source, Some(il)),
                     layers[0]
+                )));
+            }
+        }
+        for (to, there, key) in self.config.has() {
+            if self.filled.contains_key(&fill(to, Some(0))) != there {
+                return Err(Error::Invalid(format!(
+                    "config.json: `{key}` is {there}, but the checkpoint has {} {to}",
+                    if there { "no" } else { "a" }
                 )));
             }
         }
@@ -336,14 +419,14 @@ fn check_even(head: usize, name: &str) -> Result<()> {
     Err(Error::Unsupported(format!("tensor `{name}` has rope on heads of odd width {head}")))
 }
 
-/// The tensor of a row in layer `il`, under the first of the family's prefixes that has it.
+/// The tensor with this name in layer `il`, under the first of the family's prefixes that has it.
 fn find<'a>(
     source: &'a Source,
     config: &Config,
-    row: &TensorRow,
+    name: &str,
     il: Option<usize>,
 ) -> Option<&'a Tensor> {
-    let name = fill(row.source, il);
+    let name = fill(name, il);
     config.family.prefixes.iter().find_map(|prefix| source.tensor(&format!("{prefix}{name}")))
 }
 

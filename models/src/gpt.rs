@@ -16,11 +16,11 @@ pub(crate) const DROPOUT: Means = Ignored("dropout: training only");
 pub(crate) const MASK: &str = "the causal mask, not a bias";
 pub(crate) const MASKED: &str = "a constant of the causal mask";
 pub(crate) const BIASES: Means = Ignored("the bias tensors decide");
-const SUMMARY: Means = Ignored("head of another class");
-const ONE_LIBRARY: Means = Ignored("how one library computes: the same function");
+pub(crate) const SUMMARY: Means = Ignored("head of another class");
+pub(crate) const ONE_LIBRARY: Means = Ignored("how one library computes: the same function");
 
 /// A pre-norm LayerNorm block with learned positions: GPT-2; others change a field or two.
-const GPT2_BLOCK: Block = Block {
+pub(crate) const GPT2_BLOCK: Block = Block {
     norm: Norm::Layer,
     join: Join::Sequential,
     position: Position::Learned,
@@ -36,7 +36,7 @@ const GPT2_BLOCK: Block = Block {
 /// GPT-2 (Radford et al. 2019).
 pub const GPT2: Family = Family {
     arch: "gpt2",
-    title: "GPT-2 (DistilGPT2, DialoGPT)",
+    title: "GPT-2 (DistilGPT2, DialoGPT, Cerebras-GPT)",
     classes: &["GPT2LMHeadModel", "GPT2Model"],
     stock: true,
     block: GPT2_BLOCK,
@@ -50,8 +50,8 @@ pub const GPT2: Family = Family {
         key("n_inner", Set(NFf)),
         key("layer_norm_epsilon", Set(LayerNormEps)),
         key("activation_function", Activation),
-        key("scale_attn_weights", MustBe(true)),
-        key("scale_attn_by_inverse_layer_idx", MustBe(false)),
+        key("scale_attn_weights", Means::Scores(crate::Scores::Scaled)),
+        key("scale_attn_by_inverse_layer_idx", Means::Scores(crate::Scores::ByLayer)),
         key("reorder_and_upcast_attn", ONE_LIBRARY),
         key("n_special", MustBeNumber(0.0)),
         key("predict_special_tokens", Ignored("a switch of the first GPT")),

@@ -6,23 +6,54 @@
 //! says which configuration key it comes from, and the `Hp` says which GGUF key it goes to.
 #![no_std]
 
+mod bigcode;
+mod codegen;
+mod falcon;
 mod gemma;
 mod gpt;
 mod keys;
 mod llama;
 mod lookup;
+mod mpt;
+mod phi;
 
+pub use bigcode::*;
+pub use codegen::*;
+pub use falcon::*;
 pub use gemma::*;
 pub use gpt::*;
 pub use keys::*;
 pub use llama::*;
 pub use lookup::*;
+pub use mpt::*;
+pub use phi::*;
 
 /// Every family, in the order in which `--list-families` prints them.
 pub const FAMILIES: &[&Family] = &[
-    &GPT2, &GPT_NEO, &GPT_J, &GPT_NEOX, &OPT, &BLOOM, &LLAMA, &QWEN2, &QWEN3, &GEMMA, &GEMMA2,
+    &GPT2,
+    &GPT_NEO,
+    &GPT_J,
+    &CODEGEN,
+    &GPT_NEOX,
+    &OPT,
+    &BLOOM,
+    &FALCON,
+    &FALCON_RW,
+    &MPT,
+    &STARCODER,
+    &STARCODER2,
+    &PHI,
+    &LLAMA,
+    &QWEN2,
+    &QWEN3,
+    &GEMMA,
+    &GEMMA2,
     &GEMMA3,
 ];
+
+/// Rows that share their classes with one before them: theirs are the checkpoints whose
+/// configuration sets this flag.
+pub const BY_FLAG: &[(&str, &Family)] = &[("alibi", &FALCON_RW)];
 
 /// Classes that look like one of ours but are refused, with the reason and the next step.
 pub const REFUSED: &[(&str, &str)] = &[
@@ -130,7 +161,8 @@ pub enum Position {
     Learned,
     /// Rotary embedding of q and k on the first `Hp::RopeDim` of each head.
     Rope(Pairing),
-    /// A slope per head times the distance is added to the scaled scores (BLOOM, MPT).
+    /// A slope per head times the distance is added to the scaled scores (BLOOM, MPT), none where
+    /// `Hp::AlibiMax` is 0; a file that has a table `position_embd` adds that (MPT without ALiBi).
     Alibi,
     /// The same, added before the scores are scaled (Falcon-RW).
     AlibiThenScale,
@@ -239,12 +271,12 @@ pub enum WindowPattern {
     },
 }
 
-/// Norm of q and k.
+/// Norm of q and k; where the rows say that its tensors are optional, a layer without them has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
     None,
-    /// Over each head (Qwen3, Gemma 3); StableLM's weight has a row per head.
+    /// Over each head (Qwen3, Gemma 3, Phi); StableLM's weight has a row per head.
     Head,
     /// Over the whole projection (OLMo 2, MPT).
     Full,
@@ -376,15 +408,28 @@ pub struct ConfigKey {
 pub enum Means {
     /// The value of this number.
     Set(Hp),
-    /// The same for checkpoints of this class; in those of another class it must be absent, as
-    /// their code would not read it.
+    /// The same for checkpoints of this class; in those of another class it must be absent or the
+    /// row's default, as their code would not read it.
     SetInClass(&'static str, Hp),
+    /// The value of this number where another key, a flag, is set; else it says nothing (Falcon).
+    SetWith(&'static str, Hp),
     /// The reciprocal square root of the value (Gemma's `query_pre_attn_scalar`).
     SetRsqrt(Hp),
     /// A fraction of the head width, rounded down (GPT-NeoX `rotary_pct`).
     SetFractionOfHead(Hp),
     /// The negation of the value: `do_layer_norm_before` sets `PostNorm`.
     SetNot(Hp),
+    /// Whether there is one key/value head (`true`) or one for each query head (`false`), where
+    /// no key gives their number.
+    MultiQuery,
+    /// Whether there is ALiBi: where not, `AlibiMax` is 0, whatever its own key says.
+    Alibi,
+    /// A factor on the scores that no key of llama.cpp has: it goes into the queries' rows.
+    Scores(Scores),
+    /// Whether the checkpoint has this optional tensor, by its GGUF name.
+    Has(&'static str),
+    /// An object whose keys mean what the row says of `object.key`.
+    Nested,
     /// The name of the activation.
     Activation,
     /// Whether the head is the embedding. Tensors decide; the key only explains.
@@ -415,7 +460,19 @@ pub enum Means {
     Ignored(&'static str),
 }
 
-/// One source tensor and where it goes.
+/// What a key says of the factor on the scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// A flag: without it they are not scaled by 1/sqrt(head_dim) (GPT-2's `scale_attn_weights`).
+    Scaled,
+    /// A flag: layer i divides them by i + 1 (GPT-2's `scale_attn_by_inverse_layer_idx`).
+    ByLayer,
+    /// The factor itself, instead of 1/sqrt(head_dim) (MPT's `softmax_scale`).
+    Factor,
+}
+
+/// One source tensor and where it goes. Rows that go to one place are different programs' names
+/// for it: a checkpoint has one of them.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorRow {
     /// Source name behind the family's prefix; `{}` stands for the layer number.
@@ -435,6 +492,10 @@ pub enum Need {
     Required,
     /// May be absent (biases, optional norms): in every layer or in none.
     Optional,
+    /// There exactly where this other source tensor is.
+    Beside(&'static str),
+    /// There exactly where `Hp::AlibiMax` is 0: a table of positions (MPT).
+    WithoutAlibi,
     /// The output matrix: written only if present and different from the embedding. Absent where
     /// `tie_word_embeddings` is false, it stops the conversion.
     Head,
@@ -453,8 +514,13 @@ pub enum Fold {
     PermuteK,
     /// Rows `[n_head, 3, head_dim]` become q | k | v (GPT-NeoX, BLOOM); weights and biases.
     SplitHeads,
-    /// Rows `[n_kv, n_head / n_kv + 2, head_dim]` become q | k | v (Falcon).
+    /// Rows `[n_kv, n_head / n_kv + 2, head_dim]` become q | k | v (Falcon, GPT-BigCode).
     SplitGroups,
+    /// Rows `[n, 3, n_head / n, head_dim]`, in each of the n slices q | v | k, become q | k | v
+    /// (CodeGen).
+    SplitSlices(u32),
+    /// Of rows q | k | v only those of the part that the GGUF name says (Phi's old `Wqkv`).
+    OneOfQkv,
     /// 1 is added to each value (Gemma's norms).
     AddOne,
     /// The first n rows are dropped (OPT's positions).

@@ -1,6 +1,6 @@
 //! Finding families, keys and tensors by name.
 
-use crate::{COMMON, FAMILIES, Family, HARMLESS, Hp, Means, TensorRow, Value};
+use crate::{BY_FLAG, COMMON, FAMILIES, Family, HARMLESS, Hp, Means, TensorRow, Value};
 
 /// The family with this GGUF `general.architecture`.
 pub fn by_arch(arch: &str) -> Option<&'static Family> {
@@ -10,6 +10,13 @@ pub fn by_arch(arch: &str) -> Option<&'static Family> {
 /// The family that claims this `architectures[0]` of a Hugging Face `config.json`.
 pub fn by_class(class: &str) -> Option<&'static Family> {
     FAMILIES.iter().copied().find(|f| f.classes.contains(&class))
+}
+
+/// The family of a class, where the configuration may choose between two of them: `is_set` says
+/// whether it sets a flag.
+pub fn by_config(class: &str, is_set: impl Fn(&str) -> bool) -> Option<&'static Family> {
+    let flagged = BY_FLAG.iter().find(|(flag, f)| f.classes.contains(&class) && is_set(flag));
+    flagged.map(|&(_, family)| family).or_else(|| by_class(class))
 }
 
 /// Whether `name` is `pattern` with, for its `{}`, a layer number in plain decimal: the number, or
@@ -26,11 +33,15 @@ pub fn match_layer(pattern: &str, name: &str) -> Option<Option<u32>> {
 
 impl Family {
     /// What a configuration key means: the family's row, then [`COMMON`], then [`HARMLESS`].
-    /// `None` stops a conversion.
+    /// The last two know a nested key `object.key` by its last name: transformers writes what it
+    /// writes for a model into an object, too. `None` stops a conversion.
     pub fn means(&self, key: &str) -> Option<Means> {
-        let listed = self.config.iter().chain(COMMON).find(|k| k.name == key).map(|k| k.means);
-        listed.or_else(|| {
-            HARMLESS.iter().find(|(k, _)| *k == key).map(|&(_, why)| Means::Ignored(why))
+        let last = key.rsplit_once('.').map_or(key, |(_, last)| last);
+        let own = self.config.iter().find(|k| k.name == key);
+        let listed = own.or_else(|| COMMON.iter().find(|k| k.name == last));
+        listed.map(|k| k.means).or_else(|| {
+            let harmless = HARMLESS.iter().find(|(k, _)| *k == last || *k == key);
+            harmless.map(|&(_, why)| Means::Ignored(why))
         })
     }
 

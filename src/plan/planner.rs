@@ -1,6 +1,6 @@
 //! Builds a plan from a family's switches and a file's numbers.
 
-use pith_models::{Ffn, Join, Norm, Pairing, Position};
+use pith_models::{Ffn, Join, Need, Norm, Pairing, Position, TensorRow};
 
 use super::{Attend, Buf, BufKind, BufSpec, Head, NormSpec, Op, Part, Plan, RopeSpec};
 use crate::{
@@ -141,7 +141,8 @@ impl<'m> Planner<'m> {
         if let Some(narrow) = narrow {
             self.linear("project_in", hp.n_embd, narrow, self.x, 0)?;
         }
-        if block.position == Position::Learned {
+        let there = self.model.weight("position_embd.weight").is_some();
+        if block.position == Position::Learned || (block.position == Position::Alibi && there) {
             let table = self.weight("position_embd.weight", hp.n_ctx, hp.n_embd)?;
             self.ops.push(Op::Positions { table, out: self.x });
         }
@@ -266,8 +267,10 @@ impl<'m> Planner<'m> {
         if let Some(limit) = hp.clamp_kqv {
             self.ops.push(Op::Clamp { buf: qkv, limit });
         }
-        self.norm_heads(&at("attn_q_norm"), 0, hp.n_head)?;
-        self.norm_heads(&at("attn_k_norm"), k_col, hp.n_head_kv)?;
+        if self.has_qk_norm(il) {
+            self.norm_heads(&at("attn_q_norm"), 0, hp.n_head)?;
+            self.norm_heads(&at("attn_k_norm"), k_col, hp.n_head_kv)?;
+        }
         if let Some(pairing) = self.rope_pairing(il) {
             let table = if self.window(il).is_some() { self.ropes.len() - 1 } else { 0 };
             for (col, n_heads) in [(0, hp.n_head), (k_col, hp.n_head_kv)] {
@@ -276,6 +279,7 @@ impl<'m> Planner<'m> {
         }
         self.ops.push(Op::WriteKv { layer: il, buf: qkv, k_col, v_col });
         let slopes = match block.position {
+            Position::Alibi if hp.alibi_max == 0.0 => Vec::new(),
             Position::Alibi => alibi_slopes(hp.n_head, hp.alibi_max, 1.0),
             Position::AlibiThenScale => alibi_slopes(hp.n_head, hp.alibi_max, hp.score_scale),
             _ => Vec::new(),
@@ -300,6 +304,17 @@ impl<'m> Planner<'m> {
             Position::Rope(pairing) => Some(pairing),
             _ => None,
         }
+    }
+
+    /// Whether q and k of a layer are normalized. Where the family's row says that the norms are
+    /// optional, a layer that has neither has none.
+    fn has_qk_norm(&self, il: usize) -> bool {
+        let optional =
+            |row: &TensorRow| row.to == "blk.{}.attn_q_norm.weight" && row.need == Need::Optional;
+        let there = |name: &str| self.model.vector(&format!("blk.{il}.{name}.weight")).is_some();
+        !self.model.family().tensors.iter().any(optional)
+            || there("attn_q_norm")
+            || there("attn_k_norm")
     }
 
     fn norm_heads(&mut self, name: &str, col: usize, n_heads: usize) -> Result<()> {
@@ -361,7 +376,9 @@ impl<'m> Planner<'m> {
             self.linear("project_out", width, hidden, input, 0)?;
         }
         let logits = self.buffer("logits", hp.n_vocab, BufKind::F32, true);
-        let (part, input) = self.part(head, hp.n_vocab, input)?;
+        let (mut part, input) = self.part(head, hp.n_vocab, input)?;
+        // A tied head has its bias all the same (CodeGen, Phi).
+        part.bias = self.vector("output.bias".into(), hp.n_vocab)?;
         let head = Head { part: part.clone(), input, softcap: hp.logit_softcap };
         self.ops.push(Op::Linear { parts: vec![part], input, out: logits, col: 0 });
         if let Some(cap) = hp.logit_softcap {

@@ -30,9 +30,12 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from transformers import (
-    BloomConfig, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTJConfig,
-    GPTNeoConfig, GPTNeoXConfig, LlamaConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config,
+    BloomConfig, CodeGenConfig, FalconConfig, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTJConfig,
+    GPTBigCodeConfig, GPTNeoConfig, GPTNeoXConfig, LlamaConfig, MistralConfig, MptConfig, OPTConfig,
+    PhiConfig, Qwen2Config, Qwen3Config, Starcoder2Config,
 )
+
+from foundry import FoundryConfig
 
 HERE = Path(__file__).resolve().parent
 N_VOCAB = 264
@@ -52,6 +55,11 @@ LLAMA3_ROPE = dict(
     rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0,
     high_freq_factor=4.0, original_max_position_embeddings=32,
 )
+FALCON = dict(
+    max_position_embeddings=64, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+    ffn_hidden_size=96,
+)
+MPT = dict(max_seq_len=64, d_model=64, n_layers=2, n_heads=4)
 OPT = dict(
     max_position_embeddings=64, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
     ffn_dim=96, pad_token_id=258,
@@ -62,6 +70,10 @@ VARIANTS = {
     "gpt2": (GPT2Config(**GPT2, **BPE), "bpe"),
     "gpt2-erf-untied": (
         GPT2Config(**GPT2, **BPE, activation_function="gelu", tie_word_embeddings=False), "bpe"),
+    # What the scores are multiplied with, layer by layer.
+    "gpt2-scores": (
+        GPT2Config(**{**GPT2, "n_layer": 3}, **BPE, scale_attn_by_inverse_layer_idx=True,
+                   scale_attn_weights=False), "bpe"),
     "gptneo": (
         GPTNeoConfig(
             max_position_embeddings=64, hidden_size=64, num_layers=2, num_heads=4,
@@ -91,6 +103,52 @@ VARIANTS = {
     "bloom": (BloomConfig(hidden_size=64, n_layer=2, n_head=4, **BPE), "bpe"),
     # Six heads: ALiBi's slopes where the number of heads is no power of two.
     "bloom-6-heads": (BloomConfig(hidden_size=96, n_layer=2, n_head=6, **BPE), "bpe"),
+    "codegen": (
+        CodeGenConfig(n_positions=64, n_embd=64, n_layer=2, n_head=4, n_inner=96, rotary_dim=8, **BPE),
+        "bpe"),
+    # Two heads to a slice.
+    "codegen-8-heads": (
+        CodeGenConfig(n_positions=64, n_embd=64, n_layer=2, n_head=8, rotary_dim=6, **BPE,
+                      tie_word_embeddings=True), "bpe"),
+    "falcon-7b": (FalconConfig(**FALCON, **BPE), "bpe"),
+    "falcon-40b": (
+        FalconConfig(**FALCON, **BPE, new_decoder_architecture=True, num_kv_heads=2,
+                     tie_word_embeddings=False), "bpe"),
+    "falcon-11b": (
+        FalconConfig(**FALCON, **BPE, new_decoder_architecture=True, num_kv_heads=2,
+                     num_ln_in_parallel_attn=1, activation="gelu_pytorch_tanh",
+                     rope_parameters=dict(rope_type="default", rope_theta=500042.0)), "bpe"),
+    # Six heads, whose slopes are exact in the bfloat16 to which transformers rounds them.
+    "falcon-rw": (
+        FalconConfig(**{**FALCON, "hidden_size": 96, "num_attention_heads": 6}, **BPE, alibi=True,
+                     multi_query=False, parallel_attn=False, bias=True), "bpe"),
+    "mpt": (
+        MptConfig(**MPT, **BPE, attn_config=dict(softmax_scale=0.4), tie_word_embeddings=False),
+        "bpe"),
+    "mpt-6-heads": (
+        MptConfig(**{**MPT, "d_model": 48, "n_heads": 6}, **BPE, attn_config=dict(clip_qkv=1.5)),
+        "bpe"),
+    "mpt-foundry": (
+        FoundryConfig(**MPT, **BPE, no_bias=False, attn_config=dict(
+            kv_n_heads=2, qk_ln=True, clip_qkv=2.0, alibi_bias_max=16)), "bpe"),
+    "mpt-foundry-positions": (FoundryConfig(**MPT, **BPE, attn_config=dict(alibi=False)), "bpe"),
+    "starcoder": (GPTBigCodeConfig(**GPT2, **BPE), "bpe"),
+    "starcoder-mha": (
+        GPTBigCodeConfig(**{**GPT2, "n_head": 16, "n_inner": None}, **BPE, multi_query=False,
+                         activation_function="gelu", scale_attn_weights=False,
+                         tie_word_embeddings=False), "bpe"),
+    "starcoder2": (Starcoder2Config(**LLAMA, **BPE), "bpe"),
+    "starcoder2-window": (
+        Starcoder2Config(**{**LLAMA, "num_key_value_heads": 4}, **BPE, sliding_window=10,
+                         use_bias=False, hidden_act="gelu", tie_word_embeddings=False,
+                         rope_parameters=dict(rope_type="default", rope_theta=100000.0)), "bpe"),
+    "phi": (PhiConfig(**LLAMA, **BPE), "bpe"),
+    "phi-qk-norm": (
+        PhiConfig(**{**LLAMA, "num_key_value_heads": 4}, **BPE, qk_layernorm=True,
+                  hidden_act="gelu", tie_word_embeddings=True,
+                  rope_parameters=dict(
+                      rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.4)),
+        "bpe"),
     "llama": (LlamaConfig(**LLAMA, **SPM, tie_word_embeddings=True), "spm"),
     "llama-llama3-rope": (
         LlamaConfig(**LLAMA, **SPM, rope_parameters=LLAMA3_ROPE, rms_norm_eps=1e-5), "spm"),
@@ -203,8 +261,10 @@ def saved_tensors(folder: Path):
 
 def build(variant: str, config, dtype=torch.float32):
     """The model with its weights, and the manifest of what save_pretrained wrote."""
+    # The library's eager Falcon adds ALiBi twice: to the scores, and in the mask.
+    attention = "sdpa" if getattr(config, "alibi", False) else "eager"
     model = transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", dtype=torch.float32).eval()
+        config, attn_implementation=attention, dtype=torch.float32).eval()
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         model.save_pretrained(tmp)
@@ -218,7 +278,7 @@ def build(variant: str, config, dtype=torch.float32):
                   metadata={"format": "pt"})
         # What from_pretrained reads back is what a user would run; names may differ inside.
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            tmp, attn_implementation="eager", dtype=torch.float32, output_loading_info=True)
+            tmp, attn_implementation=attention, dtype=torch.float32, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"], info
         model.save_pretrained(tmp / "again")
         config_json = (tmp / "again" / "config.json").read_text()
@@ -264,7 +324,7 @@ def golden(variant: str, model):
           f"{[sum(a == b for a, b in zip(r['ids'], r['top1'])) for r in rows]}")
     return dict(
         made_by=f"tests/goldens/make.py, torch {torch.__version__}, transformers "
-                f"{transformers.__version__}, f32, eager attention",
+                f"{transformers.__version__}, f32, {model.config._attn_implementation} attention",
         max_diff_to_f64=float(f"{worst:.1e}"), sequences=rows)
 
 

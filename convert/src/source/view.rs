@@ -38,6 +38,11 @@ impl View {
         self.shape[self.shape.len() - 1]
     }
 
+    /// Size of the first dimension.
+    pub(crate) fn n_first(&self) -> usize {
+        self.shape[0]
+    }
+
     /// Rows: the product of all dimensions but the last.
     pub fn n_rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
