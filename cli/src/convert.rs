@@ -3,13 +3,13 @@
 use std::{
     io::{self, Write},
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use pith::{Error, Result};
 use pith_convert::{Options, Progress, Report, Target};
 
-use crate::{End, catch_interrupts, interrupted, progress::Bar, stdout_error};
+use crate::{End, catch_interrupts, families, interrupted, progress::Bar, stdout_error};
 
 /// Turn a GPT checkpoint into one quantized GGUF file
 ///
@@ -21,10 +21,12 @@ use crate::{End, catch_interrupts, interrupted, progress::Bar, stdout_error};
 Examples:
   pith convert ./my-gpt                          writes my-gpt-q8_0.gguf
   pith convert ./my-gpt -o small.gguf --type q4_k
-  pith convert ./my-gpt --allow-unknown my_note")]
+  pith convert ./my-gpt --allow-unknown my_note
+  pith convert --list-families                   what can be converted")]
 pub struct Args {
     /// The checkpoint's folder
-    source: PathBuf,
+    #[arg(required_unless_present = "list_families")]
+    source: Option<PathBuf>,
     /// The file to write [default: the folder's name and the type, in the current folder]
     #[arg(short, long)]
     out: Option<PathBuf>,
@@ -40,16 +42,20 @@ pub struct Args {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+    /// Print the families that can be converted, their GGUF architectures and whether llama.cpp
+    /// runs those, and do nothing else
+    #[arg(long, exclusive = true)]
+    list_families: bool,
 }
 
 impl Args {
-    fn out(&self) -> Result<PathBuf> {
+    fn out(&self, source: &Path) -> Result<PathBuf> {
         if let Some(out) = &self.out {
             return Ok(out.clone());
         }
-        let source = self.source.canonicalize().map_err(Error::io("open", &self.source))?;
+        let source = source.canonicalize().map_err(Error::io("open", source))?;
         let name = source.file_name().ok_or_else(|| {
-            let source = self.source.display();
+            let source = source.display();
             Error::Invalid(format!(
                 "{source} has no name to call the result by; choose one with -o"
             ))
@@ -60,16 +66,21 @@ impl Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<End> {
+    // clap wants a source unless the families are asked for.
+    let Some(source) = args.source.as_deref().filter(|_| !args.list_families) else {
+        io::stdout().lock().write_all(families::table().as_bytes()).map_err(stdout_error)?;
+        return Ok(End::Done);
+    };
     let options = Options {
         target: Target::by_name(&args.target)?,
         allow_unknown: args.allow_unknown.clone(),
         threads: args.threads,
         ..Options::default()
     };
-    let out = args.out()?;
+    let out = args.out(source)?;
     catch_interrupts()?;
     let mut bar = Bar::bytes();
-    let report = pith_convert::convert(&args.source, &out, &options, &mut |at| {
+    let report = pith_convert::convert(source, &out, &options, &mut |at| {
         if let Progress::Tensor { name, bytes_done, bytes_total, .. } = at {
             bar.show(bytes_done, bytes_total, name);
         }

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod convert;
 mod demo;
+mod families;
 mod generate;
 mod inspect;
 mod kernels;

@@ -17,6 +17,24 @@ fn help_of_every_command_has_examples() {
 }
 
 #[test]
+fn families_are_listed_with_their_classes() {
+    let output = pith(&["convert", "--list-families"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1 + pith_models::FAMILIES.len());
+    for (line, family) in text.lines().skip(1).zip(pith_models::FAMILIES) {
+        let rest = line.strip_prefix(family.title).expect(line);
+        let mut words = rest.split_whitespace().map(|word| word.trim_end_matches(','));
+        assert_eq!(words.next(), Some(family.arch));
+        assert_eq!(words.next(), Some(if family.stock { "yes" } else { "no" }));
+        assert_eq!(words.collect::<Vec<_>>(), family.classes);
+    }
+    // It needs no source, and a conversion does.
+    assert_eq!(pith(&["convert"]).status.code(), Some(2));
+    assert_eq!(pith(&["convert", "--list-families", "x"]).status.code(), Some(2));
+}
+
+#[test]
 fn help_names_the_exit_codes() {
     let text = String::from_utf8(pith(&["--help"]).stdout).unwrap();
     for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "130 "] {

@@ -177,7 +177,7 @@ fn configurations_that_make_no_sense_stop_by_name() {
         ("n_positions", json!(17), "`transformer.wpe.weight` has shape [16, 32]"),
         ("vocab_size", json!(41), "vocab_size"),
         ("activation_function", json!("softplus"), "softplus"),
-        ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
+        ("scale_attn_by_inverse_layer_idx", json!(1), "scale_attn_by_inverse_layer_idx"),
         ("layer_norm_epsilon", json!("small"), "layer_norm_epsilon"),
         ("eos_token_id", json!("x"), "eos_token_id"),
     ] {

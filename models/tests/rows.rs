@@ -283,6 +283,64 @@ const HUB: &[(&str, &str)] = &[
          pad_token_id pretraining_tp seq_length skip_bias_add skip_bias_add_qkv slow_but_exact \
          unk_token_id use_cache vocab_size",
     ),
+    // Salesforce/codegen-350M-mono
+    (
+        "CodeGenForCausalLM",
+        "_name_or_path activation_function attn_pdrop embd_pdrop gradient_checkpointing \
+         initializer_range layer_norm_epsilon n_ctx n_embd n_head n_inner n_layer n_positions \
+         resid_pdrop rotary_dim scale_attn_weights summary_activation summary_first_dropout \
+         summary_proj_to_labels summary_type summary_use_proj task_specific_params \
+         tie_word_embeddings tokenizer_class use_cache vocab_size",
+    ),
+    // tiiuae/falcon-7b, falcon-40b and falcon-11B
+    (
+        "FalconForCausalLM",
+        "activation alibi apply_residual_connection_post_layernorm attention_dropout auto_map bias \
+         ff_factor ffn_hidden_size hidden_dropout hidden_size initializer_range \
+         layer_norm_epsilon max_position_embeddings multi_query n_head n_head_kv n_layer \
+         new_decoder_architecture num_attention_heads num_hidden_layers num_kv_heads \
+         num_ln_in_parallel_attn parallel_attn rope_scaling rope_theta tie_word_embeddings",
+    ),
+    // mosaicml/mpt-7b, and llm-foundry's defaults of later versions
+    (
+        "MPTForCausalLM",
+        "attn_config attn_config.alibi attn_config.alibi_bias_max attn_config.attn_impl \
+         attn_config.attn_pdrop attn_config.attn_type attn_config.attn_uses_sequence_id \
+         attn_config.clip_qkv attn_config.fused_qkv attn_config.prefix_lm attn_config.qk_gn \
+         attn_config.qk_ln attn_config.rope attn_config.rope_dail_config \
+         attn_config.rope_hf_config attn_config.rope_impl attn_config.rope_theta \
+         attn_config.sliding_window_size attn_config.softmax_scale auto_map d_model emb_pdrop \
+         embedding_fraction expansion_ratio fc_type ffn_config ffn_config.ffn_type init_config \
+         init_device learned_pos_emb logit_scale max_seq_len n_heads n_layers no_bias norm_type \
+         resid_pdrop tokenizer_name use_pad_tok_in_ffn verbose",
+    ),
+    // bigcode/starcoder and gpt_bigcode-santacoder
+    (
+        "GPTBigCodeForCausalLM",
+        "activation_function attention_softmax_in_fp32 attn_pdrop embd_pdrop inference_runner \
+         initializer_range layer_norm_epsilon max_batch_size max_sequence_length multi_query \
+         n_embd n_head n_inner n_layer n_positions pad_key_length pre_allocate_kv_cache \
+         resid_pdrop scale_attention_softmax_in_fp32 scale_attn_weights summary_activation \
+         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj \
+         validate_runner_input",
+    ),
+    // bigcode/starcoder2-3b
+    (
+        "Starcoder2ForCausalLM",
+        "attention_dropout embedding_dropout hidden_act hidden_size initializer_range \
+         intermediate_size max_position_embeddings mlp_type norm_epsilon norm_type \
+         num_attention_heads num_hidden_layers num_key_value_heads residual_dropout rope_theta \
+         sliding_window use_bias",
+    ),
+    // microsoft/phi-2, today's and its first one
+    (
+        "PhiForCausalLM",
+        "attention_dropout embd_pdrop hidden_act hidden_size initializer_range intermediate_size \
+         layer_norm_eps max_position_embeddings num_attention_heads num_hidden_layers \
+         num_key_value_heads partial_rotary_factor qk_layernorm resid_pdrop rope_scaling \
+         rope_theta activation_function attn_pdrop auto_map flash_attn flash_rotary fused_dense \
+         layer_norm_epsilon n_embd n_head n_head_kv n_inner n_layer n_positions rotary_dim",
+    ),
     // HuggingFaceTB/SmolLM2-135M
     (
         "LlamaForCausalLM",

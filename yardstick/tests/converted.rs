@@ -1,8 +1,12 @@
 //! Files that pith converts run in llama.cpp: it loads them and names the next tokens that PyTorch
 //! named (tests/goldens).
 
-use std::ops::ControlFlow;
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
+use pith::quant::Format;
 use pith_convert::{Options, Target};
 use yardstick::{
     llama::{Load, Logits, Model},
@@ -13,25 +17,60 @@ use yardstick::{
 mod checkpoint;
 use checkpoint::{Checkpoint, Layout};
 
-/// The variants whose architecture and activation llama.cpp computes as PyTorch does; its GELU is
-/// the tanh form in every graph, which rules out GPT-NeoX here, and its Gemma 2 takes the score scale
-/// from the number of layers, not from the file.
-const VARIANTS: [&str; 8] =
-    ["gpt2", "llama", "llama-256", "llama-llama3-rope", "qwen2", "qwen3", "gemma", "gemma3"];
+/// The variants whose architecture llama.cpp computes as PyTorch does. Its GELU is the tanh form in
+/// every graph, which keeps the top-1 ids of Falcon and MPT, but not of GPT-NeoX; and its Gemma 2 takes
+/// the score scale from the number of layers, not from the file.
+const VARIANTS: &[&str] = &[
+    "gpt2",
+    "gpt2-scores",
+    "falcon-7b",
+    "falcon-40b",
+    "falcon-11b",
+    "mpt",
+    "mpt-6-heads",
+    "mpt-foundry-positions",
+    "starcoder",
+    "starcoder-mha",
+    "starcoder2",
+    "phi",
+    "llama",
+    "llama-256",
+    "llama-llama3-rope",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma3",
+];
+
+/// What llama.cpp's graphs lack it refuses to load: it never runs one of our files as something else.
+const REFUSED: &[&str] =
+    &["codegen", "falcon-rw", "phi-qk-norm", "mpt-foundry", "starcoder2-window"];
+
+fn convert(folder: &Path, checkpoint: &Checkpoint) -> PathBuf {
+    let source = folder.join(&checkpoint.variant);
+    std::fs::create_dir_all(&source).unwrap();
+    checkpoint.write(&source, Layout::PLAIN);
+    let out = folder.join(format!("{}.gguf", checkpoint.variant));
+    let options = Options { target: Target::Format(Format::F32), ..Options::default() };
+    pith_convert::convert(&source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    out
+}
+
+#[test]
+fn llama_cpp_refuses_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    for variant in REFUSED {
+        let out = convert(folder.path(), &Checkpoint::open(variant));
+        assert!(Model::load(&out, Load::default()).is_err(), "{variant}");
+    }
+}
 
 #[test]
 fn llama_cpp_runs_converted_files() {
     let folder = tempfile::tempdir().unwrap();
-    for variant in VARIANTS {
+    for &variant in VARIANTS {
         let checkpoint = Checkpoint::open(variant);
-        let source = folder.path().join(variant);
-        std::fs::create_dir_all(&source).unwrap();
-        checkpoint.write(&source, Layout::PLAIN);
-        let out = folder.path().join(format!("{variant}.gguf"));
-        let target = Target::Format(pith::quant::Format::F32);
-        let options = Options { target, ..Options::default() };
-        pith_convert::convert(&source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
-
+        let out = convert(folder.path(), &checkpoint);
         let model = Model::load(&out, Load::default()).unwrap_or_else(|e| panic!("{variant}: {e}"));
         let n_vocab = model.n_vocab();
         let mut context = model.context(64, 1).unwrap();
