@@ -5,7 +5,7 @@
 mod checkpoint;
 
 use checkpoint::{Checkpoint, Layout, checksum, variants};
-use pith_models::{Family, Fold, Need, by_config};
+use pith_models::{Family, Fold, Means, Need, by_config};
 
 /// The variants with goldens, and those that are committed as pytorch_model.bin.
 fn all() -> Vec<Checkpoint> {
@@ -38,8 +38,14 @@ fn rows_account_for_every_tensor_and_key() {
     for c in all() {
         let config = c.config();
         let family = family(&c);
-        for key in config.as_object().unwrap().keys() {
-            assert!(family.means(key).is_some(), "{}: {key}", c.variant);
+        for (key, value) in config.as_object().unwrap() {
+            let means = family.means(key);
+            assert!(means.is_some(), "{}: {key}", c.variant);
+            if let Some(Means::Nested) = means {
+                for key in value.as_object().unwrap().keys().map(|name| format!("{key}.{name}")) {
+                    assert!(family.means(&key).is_some(), "{}: {key}", c.variant);
+                }
+            }
         }
         for t in &c.tensors {
             assert!(family.source_row(&t.name).is_some(), "{}: {}", c.variant, t.name);

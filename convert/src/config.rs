@@ -2,14 +2,15 @@
 //! conversion stops and names it.
 
 mod attention;
+mod nested;
 mod rope;
 
 pub(crate) use rope::Scaling;
 
+use nested::{flat, is_set};
 use pith::{Error, Result};
 use pith_models::{Act, Family, Hp, Kind, Means, Norm, REFUSED, Value as Default, WindowPattern};
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 
 /// Bounds as the runtime has them: more is a damaged or hostile file.
 const MAX_LAYERS: usize = 1024;
@@ -471,29 +472,6 @@ fn number(key: &str, value: &Value, hp: Hp) -> Result<Number> {
         }
         Kind::Bool => value.as_bool().map(Number::Bool).ok_or_else(|| wrong(key, "a flag", value)),
     }
-}
-
-/// The keys with their values; those of a nested object as `object.key`.
-fn flat<'j>(
-    family: &Family,
-    json: &'j Map<String, Value>,
-) -> Result<Vec<(Cow<'j, str>, &'j Value)>> {
-    let mut keys = Vec::with_capacity(json.len());
-    for (key, value) in json {
-        match (family.means(key), value) {
-            (Some(Means::Nested), Value::Object(nested)) => keys.extend(
-                nested.iter().map(|(name, value)| (Cow::Owned(format!("{key}.{name}")), value)),
-            ),
-            (Some(Means::Nested), Value::Null) => {}
-            (Some(Means::Nested), _) => return Err(wrong(key, "an object", value)),
-            _ => keys.push((Cow::Borrowed(key.as_str()), value)),
-        }
-    }
-    Ok(keys)
-}
-
-fn is_set(json: &Map<String, Value>, flag: &str) -> bool {
-    json.get(flag).and_then(Value::as_bool) == Some(true)
 }
 
 /// The family of `architectures`, and the class that is named there.

@@ -268,12 +268,30 @@ impl<'a, 'c> Mapper<'a, 'c> {
             return Err(Error::Unsupported(format!("tensor `{}` is empty", entry.name)));
         }
         let view = self.source.view(tensor)?;
+        let parts = self.rows(view, fold, &wanted, &to, &entry.name)?;
+        let parts = self.scale_queries(parts, &to, il);
+        let add = if fold == Fold::AddOne { 1.0 } else { 0.0 };
+        let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
+        Ok(Mapped { name: to, dims, values: Values::Source { tensor, parts, add, fold } })
+    }
+
+    /// The rows of a tensor in their new order: `wanted` is the shape of `to`.
+    fn rows(
+        &self,
+        view: View,
+        fold: Fold,
+        wanted: &[usize],
+        to: &str,
+        name: &str,
+    ) -> Result<Vec<View>> {
+        let head = self.config.head_dim();
+        let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
         // Half-split pairs become adjacent ones: old row s * head/2 + i is new row 2 i + s.
         let permute = |view: View, heads: usize| {
-            check_even(head, &entry.name)?;
+            check_even(head, name)?;
             Ok::<_, Error>(vec![view.split(0, &[heads, 2, head / 2]).swap(1, 2)])
         };
-        let parts = match fold {
+        Ok(match fold {
             Fold::Keep | Fold::AddOne => vec![view],
             Fold::Transpose => vec![view.swap(0, 1)],
             Fold::PermuteQ => permute(view, n_head)?,
@@ -281,8 +299,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
             Fold::SplitHeads => {
                 if n_head != n_kv {
                     return Err(Error::Unsupported(format!(
-                        "tensor `{}` is split by heads, but {n_head} heads share {n_kv}",
-                        entry.name
+                        "tensor `{name}` is split by heads, but {n_head} heads share {n_kv}"
                     )));
                 }
                 vec![view.split(0, &[n_head, 3, head]).swap(0, 1)]
@@ -297,9 +314,8 @@ impl<'a, 'c> Mapper<'a, 'c> {
                 let n = n as usize;
                 if n_head != n_kv || n_head % n != 0 {
                     return Err(Error::Unsupported(format!(
-                        "tensor `{}` is split into {n} slices of heads, but there are {n_head} and \
-                         {n_kv} key/value heads",
-                        entry.name
+                        "tensor `{name}` is split into {n} slices of heads, but there are {n_head} and \
+                         {n_kv} key/value heads"
                     )));
                 }
                 let view = view.split(0, &[n, 3, n_head / n * head]);
@@ -314,11 +330,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
                 vec![view.narrow(0, first, wanted[0])]
             }
             Fold::DropRows(n) => vec![view.narrow(0, n as usize, wanted[0])],
-        };
-        let parts = self.scale_queries(parts, &to, il);
-        let add = if fold == Fold::AddOne { 1.0 } else { 0.0 };
-        let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
-        Ok(Mapped { name: to, dims, values: Values::Source { tensor, parts, add, fold } })
+        })
     }
 
     /// Multiplies the rows of the queries, which come first, with the configuration's factor.
@@ -376,10 +388,11 @@ impl<'a, 'c> Mapper<'a, 'c> {
             }
         }
         for (to, there, key) in self.config.has() {
-            if self.filled.contains_key(&fill(to, Some(0))) != there {
+            let to = fill(to, Some(0));
+            if self.filled.contains_key(&to) != there {
+                let count = if there { "no tensor" } else { "a tensor" };
                 return Err(Error::Invalid(format!(
-                    "config.json: `{key}` is {there}, but the checkpoint has {} {to}",
-                    if there { "no" } else { "a" }
+                    "the checkpoint has {count} for {to}, against `{key}` in config.json"
                 )));
             }
         }

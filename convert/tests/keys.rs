@@ -59,7 +59,7 @@ fn tensor(file: &[u8], name: &str) -> Vec<f32> {
 fn old_keys_give_the_same_file() {
     let special = json!({"bos_token_id": 257, "eos_token_id": 256});
     let old = [
-        // tiiuae/falcon-7b, falcon-40b and falcon-rw-1b of 2023, with their own code.
+        // Falcon 7B, 40B and RW of 2023, with their own code.
         (
             "falcon-7b",
             json!({
@@ -162,7 +162,8 @@ fn old_keys_give_the_same_file() {
 
 #[test]
 fn keys_that_change_the_function_stop_by_name() {
-    let cases: &[(&str, &[(&str, Value)], &str)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, Value)], &'a str);
+    let cases: &[Case<'_>] = &[
         ("gpt2-erf-untied", &[("mup_width_scale", json!(0.5))], "`mup_width_scale`"),
         ("gpt2-erf-untied", &[("width_scale", json!(1.0))], "`width_scale`"),
         ("gpt2-erf-untied", &[("mup_embeddings_scale", json!(1.0))], "`mup_embeddings_scale`"),
@@ -199,6 +200,8 @@ fn keys_that_change_the_function_stop_by_name() {
             &[("alibi", json!(true)), ("parallel_attn", json!(false))],
             "`h.0.post_attention_layernorm.weight`",
         ),
+        ("falcon-40b", &[("num_ln_in_parallel_attn", json!(1))], "a tensor for blk.0.attn_norm_2"),
+        ("falcon-11b", &[("num_ln_in_parallel_attn", json!(2))], "no tensor for blk.0.attn_norm_2"),
         ("falcon-rw", &[("parallel_attn", json!(true))], "`parallel_attn`"),
         ("falcon-rw", &[("new_decoder_architecture", json!(true))], "`new_decoder_architecture`"),
         ("falcon-rw", &[("alibi", json!(false))], "`parallel_attn`"),
@@ -206,7 +209,11 @@ fn keys_that_change_the_function_stop_by_name() {
         ("mpt", &[("attn_config.prefix_lm", json!(true))], "`attn_config.prefix_lm`"),
         ("mpt", &[("attn_config.rope", json!(true))], "`attn_config.rope`"),
         ("mpt", &[("attn_config.qk_gn", json!(true))], "`attn_config.qk_gn`"),
-        ("mpt-6-heads", &[("attn_config.qk_ln", json!(true))], "no blk.{}.attn_q_norm.weight"),
+        (
+            "mpt-6-heads",
+            &[("attn_config.qk_ln", json!(true))],
+            "no tensor for blk.0.attn_q_norm.weight",
+        ),
         (
             "mpt",
             &[("attn_config.attn_uses_sequence_id", json!(true))],
@@ -242,15 +249,19 @@ fn keys_that_change_the_function_stop_by_name() {
             "`ffn_config.ffn_act_fn`",
         ),
         ("mpt", &[("residual_modification", json!("layer"))], "`residual_modification`"),
-        ("mpt-foundry", &[("attn_config.qk_ln", json!(false))], "a blk.{}.attn_q_norm.weight"),
+        (
+            "mpt-foundry",
+            &[("attn_config.qk_ln", json!(false))],
+            "a tensor for blk.0.attn_q_norm.weight",
+        ),
         (
             "mpt-foundry-positions",
             &[("attn_config.alibi", json!(true))],
             "`transformer.wpe.weight`",
         ),
-        ("phi", &[("qk_layernorm", json!(true))], "no blk.{}.attn_q_norm.weight"),
+        ("phi", &[("qk_layernorm", json!(true))], "no tensor for blk.0.attn_q_norm.weight"),
         ("phi", &[("rotary_dim", json!(4))], "rotary"),
-        ("phi-qk-norm", &[("qk_layernorm", json!(false))], "a blk.{}.attn_q_norm.weight"),
+        ("phi-qk-norm", &[("qk_layernorm", json!(false))], "a tensor for blk.0.attn_q_norm.weight"),
     ];
     for (variant, keys, wanted) in cases {
         let error = changed(variant, keys).error();

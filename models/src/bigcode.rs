@@ -35,7 +35,7 @@ pub const STARCODER: Family = Family {
         key("n_inner", Set(NFf)),
         key("layer_norm_epsilon", Set(LayerNormEps)),
         key("activation_function", Activation),
-        key("scale_attn_weights", Means::Scores(crate::Scores::Scaled)),
+        key("scale_attn_weights", Scores(ScoreKey::Scaled)),
         key("attention_softmax_in_fp32", ONE_LIBRARY),
         key("scale_attention_softmax_in_fp32", ONE_LIBRARY),
         key("inference_runner", RUNNER),

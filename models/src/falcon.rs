@@ -12,7 +12,6 @@ use crate::{
 };
 
 const REMOTE: Means = Ignored("names the code of this class, which the row describes");
-const NORMS: Means = Ignored("the norms' tensors decide");
 const PROGRAM: &[&str] = &["FalconForCausalLM", "RWForCausalLM"];
 
 /// Falcon 7B, 40B, 180B and 11B (Almazrouei et al. 2023). The 7B model has one norm and one
@@ -50,7 +49,7 @@ pub const FALCON: Family = Family {
         key("rope_parameters", RopeScaling),
         key("alibi", MustBe(false)),
         key("parallel_attn", MustBe(true)),
-        key("num_ln_in_parallel_attn", NORMS),
+        key("num_ln_in_parallel_attn", Has("blk.{}.attn_norm_2.weight")),
         key("bias", BIASES),
         key("apply_residual_connection_post_layernorm", MustBe(false)),
         key("auto_map", REMOTE),
@@ -99,7 +98,8 @@ pub const FALCON: Family = Family {
 };
 
 /// Falcon RW 1B and 7B (Penedo et al. 2023): the checkpoints with `alibi`. llama.cpp's Falcon has
-/// rope in any case, and would run them without a word: so they go by another name.
+/// rope in any case, and would run them without a word: so they go by another name. transformers
+/// rounds ALiBi to bfloat16, slopes and products; here it is exact.
 pub const FALCON_RW: Family = Family {
     arch: "falcon-rw",
     title: "Falcon RW (ALiBi)",
@@ -125,7 +125,7 @@ pub const FALCON_RW: Family = Family {
         key("rope_parameters", Ignored("read only without ALiBi")),
         key("alibi", Ignored("chose the row")),
         key("parallel_attn", MustBe(false)),
-        key("num_ln_in_parallel_attn", NORMS),
+        key("num_ln_in_parallel_attn", Ignored("read only with parallel_attn")),
         key("bias", BIASES),
         key("apply_residual_connection_post_layernorm", MustBe(false)),
         key("auto_map", REMOTE),

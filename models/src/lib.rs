@@ -67,6 +67,22 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("MistralModel", "it has no head and isn't tied; save it as MistralForCausalLM"),
     ("GPTNeoXModel", "it has no head and isn't tied; save it as GPTNeoXForCausalLM"),
     ("GPTJModel", "it has no head and isn't tied; save it as GPTJForCausalLM"),
+    ("CodeGenModel", "it has no head and isn't tied; save it as CodeGenForCausalLM"),
+    ("PhiModel", "it has no head and isn't tied; save it as PhiForCausalLM"),
+    ("FalconModel", "it has no head; save it as FalconForCausalLM"),
+    ("MptModel", "it has no head; save it as MptForCausalLM"),
+    ("GPTBigCodeModel", "it has no head; save it as GPTBigCodeForCausalLM"),
+    ("Starcoder2Model", "it has no head; save it as Starcoder2ForCausalLM"),
+    (
+        "GPT2LMHeadCustomModel",
+        "SantaCoder's first code keeps q apart from k and v; bigcode/gpt_bigcode-santacoder has the \
+         same weights as GPTBigCodeForCausalLM",
+    ),
+    (
+        "MixFormerSequentialForCausalLM",
+        "Phi-1.5's first code numbers embedding and head as layers; its repository has the same \
+         weights as PhiForCausalLM",
+    ),
     ("Qwen2Model", "it has no head; save it as Qwen2ForCausalLM"),
     ("Qwen3Model", "it has no head; save it as Qwen3ForCausalLM"),
 ];
@@ -425,8 +441,9 @@ pub enum Means {
     /// Whether there is ALiBi: where not, `AlibiMax` is 0, whatever its own key says.
     Alibi,
     /// A factor on the scores that no key of llama.cpp has: it goes into the queries' rows.
-    Scores(Scores),
-    /// Whether the checkpoint has this optional tensor, by its GGUF name.
+    Scores(ScoreKey),
+    /// Whether the checkpoint has this optional tensor, by its GGUF name: a flag, or a count that is
+    /// more than one with it.
     Has(&'static str),
     /// An object whose keys mean what the row says of `object.key`.
     Nested,
@@ -462,7 +479,7 @@ pub enum Means {
 
 /// What a key says of the factor on the scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scores {
+pub enum ScoreKey {
     /// A flag: without it they are not scaled by 1/sqrt(head_dim) (GPT-2's `scale_attn_weights`).
     Scaled,
     /// A flag: layer i divides them by i + 1 (GPT-2's `scale_attn_by_inverse_layer_idx`).

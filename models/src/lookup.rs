@@ -37,12 +37,16 @@ impl Family {
     /// writes for a model into an object, too. `None` stops a conversion.
     pub fn means(&self, key: &str) -> Option<Means> {
         let last = key.rsplit_once('.').map_or(key, |(_, last)| last);
-        let own = self.config.iter().find(|k| k.name == key);
-        let listed = own.or_else(|| COMMON.iter().find(|k| k.name == last));
-        listed.map(|k| k.means).or_else(|| {
-            let harmless = HARMLESS.iter().find(|(k, _)| *k == last || *k == key);
-            harmless.map(|&(_, why)| Means::Ignored(why))
+        let own = self.config.iter().find(|k| k.name == key).map(|k| k.means);
+        let common = || COMMON.iter().find(|k| k.name == last).map(|k| k.means);
+        let harmless = || HARMLESS.iter().find(|(k, _)| *k == last || *k == key);
+        own.or_else(|| match common() {
+            Some(Means::Set(_) | Means::Tied | Means::SpecialToken) if last != key => {
+                Some(Means::Ignored("the model's own key counts"))
+            }
+            means => means,
         })
+        .or_else(|| harmless().map(|&(_, why)| Means::Ignored(why)))
     }
 
     /// The value of a number that nothing else gives.

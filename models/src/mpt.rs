@@ -49,7 +49,7 @@ pub const MPT: Family = Family {
         key("attn_config.alibi", Alibi),
         key("attn_config.alibi_bias_max", SetInClass(FOUNDRY, AlibiMax)),
         key("attn_config.clip_qkv", Set(ClampKqv)),
-        key("attn_config.softmax_scale", Means::Scores(crate::Scores::Factor)),
+        key("attn_config.softmax_scale", Scores(ScoreKey::Factor)),
         key("attn_config.qk_ln", Has("blk.{}.attn_q_norm.weight")),
         key("attn_config.qk_gn", MustBe(false)),
         key("attn_config.prefix_lm", MustBe(false)),

@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// Phi-1, 1.5 and 2 (Gunasekar et al. 2023, Li et al. 2023), under transformers' names and those of
-/// Microsoft's own code (`phi-msft`: `transformer.h.0.mixer.Wqkv`). llama.cpp's graph has no norms of
-/// q and k: it refuses a file that has them.
+/// Microsoft's own code (`phi-msft`: `transformer.h.0.mixer.Wqkv`). llama.cpp's graph has no norms
+/// of q and k: it refuses a file that has them.
 pub const PHI: Family = Family {
     arch: "phi2",
     title: "Phi-1, Phi-1.5, Phi-2",

@@ -2,7 +2,7 @@
 
 use super::{Config, Number};
 use pith::{Error, Result};
-use pith_models::{Hp, Scores};
+use pith_models::{Hp, ScoreKey};
 use serde_json::Value;
 
 /// What the keys say, until all of them are read.
@@ -30,15 +30,19 @@ impl Attention {
     }
 
     pub(super) fn has(&mut self, key: &str, value: &Value, tensor: &'static str) -> Result<()> {
-        self.has.push((tensor, flag(key, value)?, key.to_owned()));
+        let there = match value.as_u64() {
+            Some(count) => count > 1,
+            None => flag(key, value)?,
+        };
+        self.has.push((tensor, there, key.to_owned()));
         Ok(())
     }
 
-    pub(super) fn scores(&mut self, key: &str, value: &Value, scores: Scores) -> Result<()> {
+    pub(super) fn scores(&mut self, key: &str, value: &Value, scores: ScoreKey) -> Result<()> {
         match scores {
-            Scores::Scaled => self.unscaled = !flag(key, value)?,
-            Scores::ByLayer => self.by_layer = flag(key, value)?,
-            Scores::Factor => {
+            ScoreKey::Scaled => self.unscaled = !flag(key, value)?,
+            ScoreKey::ByLayer => self.by_layer = flag(key, value)?,
+            ScoreKey::Factor => {
                 let factor = value.as_f64().filter(|&factor| {
                     let narrow = factor as f32;
                     narrow.is_finite() && narrow > 0.0
@@ -66,7 +70,11 @@ impl Config {
             self.numbers.retain(|(hp, _)| *hp != Hp::AlibiMax);
             self.numbers.push((Hp::AlibiMax, Number::F32(0.0)));
         }
-        let normed = self.attention.has.iter().any(|(_, there, _)| *there);
+        let normed = self
+            .attention
+            .has
+            .iter()
+            .any(|(to, there, _)| *there && to.ends_with("_q_norm.weight"));
         match &self.attention.factor {
             Some((_, key)) if normed || self.clamps() => Err(Error::Unsupported(format!(
                 "config.json: `{key}` beside norms or a bound of q and k: pith folds it into the \
