@@ -226,6 +226,7 @@ fn folded(Job { mapped, .. }: &Job<'_>) -> Option<(String, &'static str)> {
         Fold::Transpose => "transposed",
         Fold::PermuteQ | Fold::PermuteK => "rope pairs made adjacent",
         Fold::SplitHeads | Fold::SplitGroups => "fused heads split into q, k, v",
+        Fold::StackHeads => "heads stacked",
         Fold::AddOne => "1 added",
         Fold::DropRows(_) => "first rows dropped",
     };

@@ -3,12 +3,12 @@
 //! has the shape that the numbers say.
 
 use crate::{
-    config::Config,
+    config::{Config, Number},
     shapes::{self, Embedding},
-    source::{Source, Tensor, View},
+    source::{Entry, Source, Tensor, View},
 };
 use pith::{Error, Result};
-use pith_models::{Fold, Hp, Need, TensorRow};
+use pith_models::{Fold, Hp, Join, Need, TensorRow};
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
@@ -40,7 +40,7 @@ pub(crate) enum Values<'a> {
         /// What was done to it.
         fold: Fold,
     },
-    /// Computed from the configuration.
+    /// Computed from the configuration, or put together of small tensors.
     Computed(Vec<f32>),
 }
 
@@ -118,10 +118,10 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
         }
     }
     mapper.check_complete()?;
-    if let Some(factors) = mapper.config.rope_factors() {
+    for (name, factors) in mapper.config.rope_factors() {
         let dims = vec![factors.len() as u64];
         let values = Values::Computed(factors);
-        mapper.tensors.push(Mapped { name: "rope_freqs.weight".into(), dims, values });
+        mapper.tensors.push(Mapped { name: name.into(), dims, values });
     }
     let Mapper { tensors, ignored, tied, .. } = mapper;
     Ok(Mapping { tensors, ignored, tied })
@@ -147,7 +147,7 @@ struct Mapper<'a, 'c> {
 impl<'a, 'c> Mapper<'a, 'c> {
     fn new(source: &'a Source, config: &'c mut Config) -> Result<Self> {
         let row = |to: &str| config.family.tensors.iter().find(|row| row.to == to);
-        let find = |to: &str| row(to).and_then(|row| find(source, config, row, None));
+        let find = |to: &str| row(to).and_then(|row| find(source, config, row.source, None));
         let table = find("token_embd.weight").ok_or_else(|| {
             let name = row("token_embd.weight").map_or("", |row| row.source);
             missing_error(&[("token_embd.weight".into(), name.into())])
@@ -177,8 +177,11 @@ impl<'a, 'c> Mapper<'a, 'c> {
 
     /// Puts the tensor of `row` where it goes, if the checkpoint has it.
     fn place(&mut self, row: &'static TensorRow, il: Option<usize>) -> Result<()> {
+        if row.fold == Fold::StackHeads {
+            return self.stack(row, il);
+        }
         let to = fill(row.to, il);
-        let Some(tensor) = find(self.source, self.config, row, il) else {
+        let Some(tensor) = find(self.source, self.config, row.source, il) else {
             match row.need {
                 Need::Required => self.missing.push((to, fill(row.source, il))),
                 Need::Head if self.config.tied == Some(false) => {
@@ -208,27 +211,49 @@ impl<'a, 'c> Mapper<'a, 'c> {
         Ok(())
     }
 
+    /// Puts the vectors of all heads where they go, one below the other, if the checkpoint has them.
+    fn stack(&mut self, row: &'static TensorRow, il: Option<usize>) -> Result<()> {
+        let to = fill(row.to, il);
+        let wanted = self.wanted(&to)?;
+        let mut values = Vec::new();
+        for head in 0..wanted[0] {
+            let source = row.source.replace("[]", &head.to_string());
+            let Some(tensor) = find(self.source, self.config, &source, il) else {
+                if row.need == Need::Required || head > 0 {
+                    self.missing.push((to, fill(&source, il)));
+                }
+                return Ok(());
+            };
+            check_shape(tensor, &to, &wanted[1..])?;
+            self.consumed.insert(&tensor.entry.name);
+            values.extend(self.source.values(tensor)?);
+        }
+        if let (Need::Optional, Some(il)) = (row.need, il) {
+            self.optional.entry(row.source).or_default().push(il);
+        }
+        let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
+        self.filled.insert(to.clone(), row.source.to_owned());
+        self.tensors.push(Mapped { name: to, dims, values: Values::Computed(values) });
+        Ok(())
+    }
+
+    fn wanted(&self, to: &str) -> Result<shapes::Shape> {
+        shapes::wanted(self.config, self.embedding, to).ok_or_else(|| {
+            Error::Unsupported(format!("tensor {to} has no shape in pith's table of shapes"))
+        })
+    }
+
     /// Applies a fold as a change of sizes and strides, and checks the shape.
     fn fold(&self, tensor: &'a Tensor, fold: Fold, to: String) -> Result<Mapped<'a>> {
         let entry = &tensor.entry;
-        let wanted = shapes::wanted(self.config, self.embedding, &to).ok_or_else(|| {
-            Error::Unsupported(format!("tensor {to} has no shape in pith's table of shapes"))
-        })?;
+        let wanted = self.wanted(&to)?;
         let mut stored = wanted.clone();
         match fold {
             Fold::Transpose => stored.reverse(),
             Fold::DropRows(n) => stored[0] = stored[0].saturating_add(n as usize),
             _ => {}
         }
-        if entry.shape != stored {
-            return Err(Error::Unsupported(format!(
-                "tensor `{}` has shape {:?}, {to} needs {stored:?} with these numbers in config.json",
-                entry.name, entry.shape
-            )));
-        }
-        if stored.contains(&0) {
-            return Err(Error::Unsupported(format!("tensor `{}` is empty", entry.name)));
-        }
+        check_shape(tensor, &to, &stored)?;
         let view = self.source.view(tensor)?;
         let head = self.config.head_dim();
         let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
@@ -238,7 +263,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
             Ok::<_, Error>(vec![view.split(0, &[heads, 2, head / 2]).swap(1, 2)])
         };
         let parts = match fold {
-            Fold::Keep | Fold::AddOne => vec![view],
+            Fold::Keep | Fold::AddOne | Fold::StackHeads => vec![view],
             Fold::Transpose => vec![view.swap(0, 1)],
             Fold::PermuteQ => permute(view, n_head)?,
             Fold::PermuteK => permute(view, n_kv)?,
@@ -283,6 +308,25 @@ impl<'a, 'c> Mapper<'a, 'c> {
         Ok(true)
     }
 
+    /// A family that is told by its tensors is the one that the configuration speaks of.
+    fn check_join(&self) -> Result<()> {
+        if self.config.family.block.join != Join::ByNorm {
+            return Ok(());
+        }
+        let parallel = self.config.get(Hp::ParallelResidual) == Some(Number::Bool(true));
+        match (parallel, self.filled.get("blk.0.ffn_norm.weight")) {
+            (true, Some(norm)) => Err(Error::Invalid(format!(
+                "config.json: attention and feed-forward are parallel, but the checkpoint has the \
+                 norm `{norm}` between them"
+            ))),
+            (false, None) => Err(missing_error(&[(
+                "blk.0.ffn_norm.weight".into(),
+                "the norm between attention and feed-forward, which aren't parallel".into(),
+            )])),
+            _ => Ok(()),
+        }
+    }
+
     /// Everything needed is there, and nothing is left.
     fn check_complete(&mut self) -> Result<()> {
         let filled = &self.filled;
@@ -290,6 +334,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
         if !self.missing.is_empty() {
             return Err(missing_error(&self.missing));
         }
+        self.check_join()?;
         let n_layer = self.config.size(Hp::NLayer);
         for (source, layers) in &self.optional {
             if let Some(il) = (0..n_layer).find(|il| !layers.contains(il)) {
@@ -329,6 +374,20 @@ impl<'a, 'c> Mapper<'a, 'c> {
     }
 }
 
+fn check_shape(tensor: &Tensor, to: &str, wanted: &[usize]) -> Result<()> {
+    let Entry { name, shape, .. } = &tensor.entry;
+    if shape != wanted {
+        return Err(Error::Unsupported(format!(
+            "tensor `{name}` has shape {shape:?}, {to} needs {wanted:?} with these numbers in \
+             config.json"
+        )));
+    }
+    if wanted.contains(&0) {
+        return Err(Error::Unsupported(format!("tensor `{name}` is empty")));
+    }
+    Ok(())
+}
+
 fn check_even(head: usize, name: &str) -> Result<()> {
     if head.is_multiple_of(2) {
         return Ok(());
@@ -336,14 +395,14 @@ fn check_even(head: usize, name: &str) -> Result<()> {
     Err(Error::Unsupported(format!("tensor `{name}` has rope on heads of odd width {head}")))
 }
 
-/// The tensor of a row in layer `il`, under the first of the family's prefixes that has it.
+/// The tensor of a row's source name in layer `il`, under the first of the family's prefixes that has it.
 fn find<'a>(
     source: &'a Source,
     config: &Config,
-    row: &TensorRow,
+    name: &str,
     il: Option<usize>,
 ) -> Option<&'a Tensor> {
-    let name = fill(row.source, il);
+    let name = fill(name, il);
     config.family.prefixes.iter().find_map(|prefix| source.tensor(&format!("{prefix}{name}")))
 }
 
