@@ -331,19 +331,7 @@ impl Config {
                 "config.json: rope on {n_rot} dimensions of heads of width {head}"
             )));
         }
-        if let Some(ropes) = &self.ropes {
-            let every = self.family.block.no_rope_every as usize;
-            let has_rope = |il: usize| every == 0 || !(il + 1).is_multiple_of(every);
-            let n_layer = self.size(Hp::NLayer);
-            if let Some(il) = (0..n_layer).find(|&il| ropes.get(il) != Some(&has_rope(il))) {
-                return Err(Error::Unsupported(format!(
-                    "config.json: layer {il} {} have rope in {}, whose layers {} all have it",
-                    if has_rope(il) { "must" } else { "must not" },
-                    self.family.title,
-                    if every == 0 { "do".into() } else { format!("but every {every}th") },
-                )));
-            }
-        }
+        self.check_rope_layers()?;
         self.finish_scaling()
     }
 

@@ -8,7 +8,7 @@ use crate::{
     source::{Entry, Source, Tensor, View},
 };
 use pith::{Error, Result};
-use pith_models::{Fold, Hp, Join, Need, TensorRow};
+use pith_models::{Fold, Hp, Join, Need, QkNorm, TensorRow};
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
@@ -308,23 +308,35 @@ impl<'a, 'c> Mapper<'a, 'c> {
         Ok(true)
     }
 
-    /// A family that is told by its tensors is the one that the configuration speaks of.
-    fn check_join(&self) -> Result<()> {
-        if self.config.family.block.join != Join::ByNorm {
-            return Ok(());
+    /// Where tensors tell a model's structure, it is the one that the configuration speaks of.
+    fn check_structure(&self) -> Result<()> {
+        let block = &self.config.family.block;
+        let source = |to: &str| self.filled.get(&format!("blk.0.{to}.weight"));
+        if block.join == Join::ByNorm {
+            let parallel = self.config.get(Hp::ParallelResidual) == Some(Number::Bool(true));
+            match (parallel, source("ffn_norm")) {
+                (true, Some(norm)) => {
+                    return Err(Error::Invalid(format!(
+                        "config.json: attention and feed-forward are parallel, but the checkpoint \
+                         has the norm `{norm}` between them"
+                    )));
+                }
+                (false, None) => return Err(self.missing_row("blk.{}.ffn_norm.weight")),
+                _ => {}
+            }
         }
-        let parallel = self.config.get(Hp::ParallelResidual) == Some(Number::Bool(true));
-        match (parallel, self.filled.get("blk.0.ffn_norm.weight")) {
-            (true, Some(norm)) => Err(Error::Invalid(format!(
-                "config.json: attention and feed-forward are parallel, but the checkpoint has the \
-                 norm `{norm}` between them"
-            ))),
-            (false, None) => Err(missing_error(&[(
-                "blk.0.ffn_norm.weight".into(),
-                "the norm between attention and feed-forward, which aren't parallel".into(),
-            )])),
+        match (block.qk_norm, source("attn_q_norm"), source("attn_k_norm")) {
+            (QkNorm::EachHead, Some(_), None) => Err(self.missing_row("blk.{}.attn_k_norm.weight")),
+            (QkNorm::EachHead, None, Some(_)) => Err(self.missing_row("blk.{}.attn_q_norm.weight")),
             _ => Ok(()),
         }
+    }
+
+    /// The error for a tensor that may be absent, but not here.
+    fn missing_row(&self, to: &str) -> Error {
+        let rows = self.config.family.tensors.iter().filter(|row| row.to == to);
+        let names = rows.map(|row| (fill(to, Some(0)), fill(row.source, Some(0))));
+        missing_error(&names.collect::<Vec<_>>())
     }
 
     /// Everything needed is there, and nothing is left.
@@ -334,7 +346,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
         if !self.missing.is_empty() {
             return Err(missing_error(&self.missing));
         }
-        self.check_join()?;
+        self.check_structure()?;
         let n_layer = self.config.size(Hp::NLayer);
         for (source, layers) in &self.optional {
             if let Some(il) = (0..n_layer).find(|il| !layers.contains(il)) {

@@ -185,6 +185,14 @@ fn names_with_layers() {
     assert_eq!((row.to, layer), ("blk.{}.attn_norm.bias", Some(3)));
     assert_eq!(GPT2.source_row("h.3.ln_1.bias").unwrap().1, Some(3));
     assert!(GPT2.source_row("h.3.attn.bias").is_none() && GPT2.ignores("h.3.attn.bias").is_some());
+    let (row, layer) =
+        STABLELM.source_row("model.layers.7.self_attn.q_layernorm.norms.31.weight").unwrap();
+    assert_eq!((row.to, layer), ("blk.{}.attn_q_norm.weight", Some(7)));
+    for bad in
+        ["norms..weight", "norms.01.weight", "norms.x.weight", "norms.1.bias", "norms1.weight"]
+    {
+        assert!(STABLELM.source_row(&format!("layers.7.self_attn.q_layernorm.{bad}")).is_none());
+    }
     assert_eq!(LLAMA.gguf_row("blk.2.attn_q.weight").unwrap().0.fold, Fold::PermuteQ);
 }
 

@@ -294,6 +294,21 @@ impl Scaling {
 }
 
 impl Config {
+    /// A list of the layers that have rope must agree with the row's period.
+    pub(super) fn check_rope_layers(&self) -> Result<()> {
+        let Some(ropes) = &self.ropes else { return Ok(()) };
+        let every = self.family.block.no_rope_every as usize;
+        let has_rope = |il: usize| every == 0 || !(il + 1).is_multiple_of(every);
+        match (0..self.size(Hp::NLayer)).find(|&il| ropes.get(il) != Some(&has_rope(il))) {
+            None => Ok(()),
+            Some(il) => Err(Error::Unsupported(format!(
+                "config.json: layer {il} must {}have rope in {}: one layer of {every} has none",
+                if has_rope(il) { "" } else { "not " },
+                self.family.title,
+            ))),
+        }
+    }
+
     /// What YaRN and LongRoPE leave to other numbers: the formulas of `transformers`
     /// (`modeling_rope_utils.py`).
     pub(super) fn finish_scaling(&mut self) -> Result<()> {
