@@ -13,7 +13,7 @@ use crate::{
     cache::Cache,
     kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, RopeAngles, STRIP, acts},
     model::{Model, Weight},
-    plan::{Buf, BufKind, Limits, NormSpec, Op, Part, Plan},
+    plan::{Buf, BufKind, Limits, NormSpec, Op, Part, Plan, RopeSpec},
     team::{Mat, Region, Team, Tile},
 };
 
@@ -100,8 +100,8 @@ impl Cpu {
         });
         let ropes = plan.ropes.iter().map(|rope| {
             let half = limits.n_batch * rope.n_rot / 2;
-            let angles =
-                RopeAngles::new(rope.n_rot, rope.base, rope.scale, rope.factors.as_deref());
+            let RopeSpec { n_rot, base, scale, ref factors, magnitude } = *rope;
+            let angles = RopeAngles::new(n_rot, base, scale, factors.as_deref(), magnitude);
             RopeBuffer { angles, cos: vec![0.0; half], sin: vec![0.0; half] }
         });
         let sizes = Sizes::new(model, plan, limits);
@@ -404,13 +404,18 @@ impl Step<'_> {
             let width = tile.n_cols();
             for i in 0..tile.n_rows() {
                 let x = &step.input(input)[(tile.row0() + i) * width..][..width];
-                step.norm_row(norm, x, tile.row_mut(i));
+                step.norm_row(norm, 0, x, tile.row_mut(i));
             }
         });
     }
 
-    fn norm_row(&self, norm: &NormSpec, x: &[f32], out: &mut [f32]) {
-        let vector = |name: &Option<String>| name.as_deref().and_then(|n| self.model.vector(n));
+    /// Norm of span `group` of a row.
+    fn norm_row(&self, norm: &NormSpec, group: usize, x: &[f32], out: &mut [f32]) {
+        let vector = |name: &Option<String>| {
+            let all = name.as_deref().and_then(|n| self.model.vector(n))?;
+            // One span's weights serve all.
+            Some(all.chunks_exact(x.len()).nth(group).unwrap_or(all))
+        };
         let (weight, bias) = (vector(&norm.weight), vector(&norm.bias));
         match norm.kind {
             Norm::Rms => self.kernels.rms_norm(x, weight, norm.eps, out),
@@ -422,10 +427,11 @@ impl Step<'_> {
         self.by_rows(buf, |step, worker, mut tile| {
             let mut scratch = lock(&step.scratch[worker]);
             for i in 0..tile.n_rows() {
-                for group in tile.row_mut(i)[col..][..n_groups * width].chunks_exact_mut(width) {
+                let spans = tile.row_mut(i)[col..][..n_groups * width].chunks_exact_mut(width);
+                for (group, span) in spans.enumerate() {
                     let row = &mut scratch.row[..width];
-                    row.copy_from_slice(group);
-                    step.norm_row(norm, row, group);
+                    row.copy_from_slice(span);
+                    step.norm_row(norm, group, row, span);
                 }
             }
         });

@@ -380,21 +380,28 @@ impl Kernels {
 }
 
 /// The frequencies of one rope table: angle_i = position * scale * base^(-2i / n_rot) / factor_i
-/// (Su et al. 2021), in f64, rounded to f32 at the end.
+/// (Su et al. 2021); cosines and sines times a magnitude, in f64, rounded to f32 at the end.
 #[derive(Clone, Debug)]
 pub struct RopeAngles {
     frequencies: Vec<f64>,
+    magnitude: f64,
 }
 
 impl RopeAngles {
     /// Frequencies for `n_rot` dimensions; `factors` is `[n_rot / 2]`.
-    pub fn new(n_rot: usize, base: f32, scale: f32, factors: Option<&[f32]>) -> RopeAngles {
+    pub fn new(
+        n_rot: usize,
+        base: f32,
+        scale: f32,
+        factors: Option<&[f64]>,
+        magnitude: f64,
+    ) -> RopeAngles {
         let ln_base = math::ln64(f64::from(base));
         let frequency = |i: usize| {
-            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
+            let factor = factors.map_or(1.0, |f| f[i]);
             f64::from(scale) * math::exp64(-ln_base * (2 * i) as f64 / n_rot as f64) / factor
         };
-        RopeAngles { frequencies: (0..n_rot / 2).map(frequency).collect() }
+        RopeAngles { frequencies: (0..n_rot / 2).map(frequency).collect(), magnitude }
     }
 
     /// Dimensions that are turned.
@@ -406,7 +413,7 @@ impl RopeAngles {
     pub fn fill(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
         for ((c, s), f) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
             let (cosine, sine) = math::cos_sin(position as f64 * f);
-            (*c, *s) = (cosine as f32, sine as f32);
+            (*c, *s) = ((cosine * self.magnitude) as f32, (sine * self.magnitude) as f32);
         }
     }
 }

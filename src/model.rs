@@ -1,11 +1,13 @@
 //! A mapped file bound to its family row: the numbers, checked once, and the weights, as views of
 //! the map. Everything after this file works with a [`Model`] and trusts it.
 
+mod rope;
+
+pub use rope::Rope;
+
 use std::{collections::HashMap, ops::Range, path::Path, sync::Arc};
 
-use pith_models::{
-    Act, EmbedScale, Family, Hp, Join, Kind, Position, QkNorm, ScoreScale, Value as Default,
-};
+use pith_models::{Act, EmbedScale, Family, Hp, Join, Kind, QkNorm, ScoreScale, Value as Default};
 
 use crate::{
     Error, Result,
@@ -94,21 +96,6 @@ pub struct Hparams {
     pub post_norm: bool,
     /// Rope, for families that have it.
     pub rope: Option<Rope>,
-}
-
-/// Rotary embedding's numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Dimensions of a head that are turned; even.
-    pub n_rot: usize,
-    /// Theta.
-    pub base: f32,
-    /// Theta in window layers, where they have their own; their positions are then not scaled.
-    pub base_local: Option<f32>,
-    /// Factor on positions (1 / the linear scaling factor).
-    pub scale: f32,
-    /// Divisors of the frequencies, `[n_rot / 2]` (`rope_freqs.weight`: Llama 3).
-    pub factors: Option<Vec<f32>>,
 }
 
 impl Model {
@@ -202,13 +189,15 @@ fn family_of(gguf: &Gguf) -> Result<&'static Family> {
 }
 
 /// Norms, biases and rope factors are copied out as f32: they are small, and the map promises no
-/// alignment. One-dimensional tensors in a block format (never written by pith) count too.
+/// alignment. One-dimensional tensors in a block format (never written by pith) count too, and norms
+/// with a row per head.
 fn is_vector(tensor: &Tensor) -> bool {
-    tensor.n_rows() == 1 && !tensor.name.ends_with("_embd.weight") && tensor.n_dims == 1
+    let vector = tensor.n_rows() == 1 && tensor.n_dims == 1;
+    vector && !tensor.name.ends_with("_embd.weight") || tensor.name.ends_with("_norm.weight")
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
-    let mut out = vec![0.0; tensor.n_in()];
+    let mut out = vec![0.0; tensor.n_in() * tensor.n_rows()];
     tensor.format.decode(tensor.data, &mut out);
     out
 }
@@ -376,7 +365,7 @@ fn read_hparams(
         alibi_max: numbers.float(Hp::AlibiMax)?.unwrap_or(8.0),
         join,
         post_norm: block.join == Join::PostByKey && numbers.flag(Hp::PostNorm)?,
-        rope: read_rope(&numbers, head_dim, vectors)?,
+        rope: rope::read(&numbers, head_dim, vectors)?,
     })
 }
 
@@ -385,53 +374,6 @@ fn read_act(gguf: &Gguf, default: Act) -> Result<Act> {
     value.as_str().and_then(Act::by_name).ok_or_else(|| {
         Error::Unsupported(format!("pith.activation is {value:?}, which names no activation"))
     })
-}
-
-fn read_rope(
-    numbers: &Numbers,
-    head_dim: usize,
-    vectors: &HashMap<String, Vec<f32>>,
-) -> Result<Option<Rope>> {
-    if !matches!(numbers.family.block.position, Position::Rope(_)) {
-        return Ok(None);
-    }
-    let n_rot = numbers.integer(Hp::RopeDim)?.unwrap_or(head_dim);
-    if n_rot == 0 || n_rot % 2 != 0 || n_rot > head_dim {
-        return Err(numbers.wrong(Hp::RopeDim, &format!("an even number up to {head_dim}")));
-    }
-    let base = numbers.float(Hp::RopeBase)?.unwrap_or(10_000.0);
-    let factors = vectors.get("rope_freqs.weight").cloned();
-    if let Some(factors) = factors.as_ref().filter(|f| f.len() != n_rot / 2) {
-        return Err(Error::malformed(
-            "GGUF",
-            format!("rope_freqs.weight: wanted {} values, got {}", n_rot / 2, factors.len()),
-        ));
-    }
-    let base_local = numbers.float(Hp::RopeBaseLocal)?;
-    if base <= 0.0 || base_local.is_some_and(|b| b <= 0.0) {
-        return Err(numbers.wrong(Hp::RopeBase, "a positive float"));
-    }
-    let scale = rope_scale(numbers.gguf, numbers.family.arch)?;
-    Ok(Some(Rope { n_rot, base, base_local, scale, factors }))
-}
-
-/// The factor on positions from `rope.scaling.*`.
-fn rope_scale(gguf: &Gguf, arch: &str) -> Result<f32> {
-    let key = |suffix: &str| format!("{arch}.rope.scaling.{suffix}");
-    let kind = gguf.get(&key("type")).and_then(|v| v.as_str());
-    match kind {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => {
-            let factor = gguf.get(&key("factor")).and_then(|v| v.as_f32());
-            factor.filter(|f| f.is_finite() && *f > 0.0).map(|f| 1.0 / f).ok_or_else(|| {
-                Error::malformed("GGUF", format!("{}: wanted a positive float", key("factor")))
-            })
-        }
-        Some(kind) => Err(Error::Unsupported(format!(
-            "{} is `{kind}`; pith runs none, linear, and factors in rope_freqs.weight",
-            key("type")
-        ))),
-    }
 }
 
 /// The error for a tensor that the family needs and the file lacks.
@@ -453,7 +395,7 @@ pub(crate) fn in_window(family: &Family, il: usize) -> bool {
 pub(crate) fn qk_norm_width(kind: QkNorm, n_heads: usize, head_dim: usize) -> Option<usize> {
     match kind {
         QkNorm::None => None,
-        QkNorm::Head => Some(head_dim),
+        QkNorm::Head | QkNorm::EachHead => Some(head_dim),
         QkNorm::Full => Some(n_heads * head_dim),
     }
 }

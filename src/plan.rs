@@ -67,7 +67,8 @@ pub enum Op {
     RopeTable { table: usize },
     /// out = norm(input), row by row.
     Norm { norm: NormSpec, input: Buf, out: Buf },
-    /// Norm of each of `n_groups` spans of `width` columns from `col` on, in place.
+    /// Norm of each of `n_groups` spans of `width` columns from `col` on, in place; the weights are
+    /// those of one span, or of all.
     NormHeads { norm: NormSpec, buf: Buf, col: usize, n_groups: usize, width: usize },
     /// int8 codes of the rows, once for all products that read them.
     Quantize { input: Buf, out: Buf },
@@ -132,7 +133,9 @@ pub struct RopeSpec {
     /// Factor on positions.
     pub scale: f32,
     /// Divisors of the frequencies.
-    pub factors: Option<Vec<f32>>,
+    pub factors: Option<Vec<f64>>,
+    /// Factor on cosines and sines.
+    pub magnitude: f64,
 }
 
 /// The whole plan.
@@ -187,12 +190,12 @@ impl Limits {
 }
 
 impl Plan {
-    /// The plan of a model.
+    /// The plan of a model for sequences of up to `n_ctx` positions.
     ///
     /// # Errors
     /// A tensor that the family needs is missing, or its shape disagrees with the model's numbers.
-    pub fn new(model: &Model) -> Result<Plan> {
-        let mut planner = Planner::new(model);
+    pub fn new(model: &Model, n_ctx: usize) -> Result<Plan> {
+        let mut planner = Planner::new(model, n_ctx);
         planner.embed()?;
         for il in 0..model.hparams().n_layer {
             planner.block(il)?;

@@ -20,7 +20,8 @@ const DEFAULT_CTX: usize = 4096;
 /// What a session is made for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Tokens per sequence; 0 is the model's own context, at most 4096.
+    /// Tokens per sequence; 0 is the model's own context, at most 4096. Models with LongRoPE (Phi-3
+    /// with 128k) turn by other factors where it is over their first context, as llama.cpp does.
     pub n_ctx: usize,
     /// Sequences.
     pub n_seq: usize,
@@ -117,7 +118,6 @@ impl<'m> Session<'m> {
     /// A tensor is missing or misshapen, an option makes no sense for the model, or the plan is
     /// over `max_memory`.
     pub fn new(model: &'m Model, options: &Options) -> Result<Session<'m>> {
-        let plan = Plan::new(model)?;
         let hp = model.hparams();
         let n_ctx = match options.n_ctx {
             0 => hp.n_ctx.min(DEFAULT_CTX),
@@ -129,6 +129,7 @@ impl<'m> Session<'m> {
                 )));
             }
         };
+        let plan = Plan::new(model, n_ctx)?;
         let Options { n_seq, n_batch, n_logits, .. } = *options;
         if n_seq == 0 || n_batch == 0 || n_logits == 0 {
             return Err(Error::Invalid("n_seq, n_batch and n_logits are at least 1".into()));

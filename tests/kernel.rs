@@ -288,7 +288,7 @@ fn the_cpu_gets_its_own_table() {
 
 #[test]
 fn rope_angles_are_those_of_f64() {
-    let angles = RopeAngles::new(64, 10_000.0, 0.5, None);
+    let angles = RopeAngles::new(64, 10_000.0, 0.5, None, 1.0);
     let (mut cos, mut sin) = (vec![0.0; 32], vec![0.0; 32]);
     for position in [0, 1, 77, 4095, 131_071] {
         angles.fill(position, &mut cos, &mut sin);

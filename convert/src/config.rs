@@ -46,6 +46,8 @@ pub struct Config {
     class: String,
     numbers: Vec<(Hp, Number)>,
     layers: Option<Vec<bool>>,
+    /// Layers that have rope, where a key lists them.
+    ropes: Option<Vec<bool>>,
     period: Option<u64>,
 }
 
@@ -80,6 +82,7 @@ impl Config {
             class: class.to_owned(),
             numbers: Vec::new(),
             layers: None,
+            ropes: None,
             period: None,
         };
         let mut unknown = Vec::new();
@@ -167,6 +170,16 @@ impl Config {
                 let period = value.as_u64().ok_or_else(|| wrong(key, "a whole number", value))?;
                 self.period = Some(period);
                 Ok(())
+            }
+            Means::RopeLayers => {
+                let flag = |value: &Value| match value.as_u64()? {
+                    0 => Some(false),
+                    1 => Some(true),
+                    _ => None,
+                };
+                let list = value.as_array().filter(|list| list.len() <= MAX_LAYERS);
+                self.ropes = list.and_then(|list| list.iter().map(flag).collect());
+                check(self.ropes.is_some(), key, "a list of 0 and 1", value)
             }
             Means::SpecialToken => self.special_token(key, value),
             Means::MustBe(wanted) => {
@@ -344,7 +357,8 @@ impl Config {
                 "config.json: rope on {n_rot} dimensions of heads of width {head}"
             )));
         }
-        Ok(())
+        self.check_rope_layers()?;
+        self.finish_scaling()
     }
 
     /// Layer kinds and period must agree with the row's pattern; where no layer has a window, the
@@ -382,6 +396,9 @@ impl Config {
         }
         if self.u32(Hp::Window) == Some(0) {
             self.numbers.retain(|(hp, _)| *hp != Hp::Window);
+        }
+        if self.get(Hp::Window).is_none() {
+            self.numbers.retain(|(hp, _)| *hp != Hp::RopeBaseLocal);
         }
         Ok(())
     }

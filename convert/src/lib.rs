@@ -233,6 +233,7 @@ fn folded(Job { mapped, .. }: &Job<'_>) -> Option<(String, &'static str)> {
             "fused heads split into q, k, v"
         }
         Fold::OneOfQkv => "q, k, v taken apart",
+        Fold::StackHeads => "heads stacked",
         Fold::AddOne => "1 added",
         Fold::DropRows(_) => "first rows dropped",
     };

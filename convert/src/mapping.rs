@@ -3,12 +3,12 @@
 //! has the shape that the numbers say.
 
 use crate::{
-    config::Config,
+    config::{Config, Number},
     shapes::{self, Embedding},
-    source::{Source, Tensor, View},
+    source::{Entry, Source, Tensor, View},
 };
 use pith::{Error, Result};
-use pith_models::{Fold, Hp, Need, TensorRow};
+use pith_models::{Fold, Hp, Join, Need, QkNorm, TensorRow};
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
@@ -40,7 +40,7 @@ pub(crate) enum Values<'a> {
         /// What was done to it.
         fold: Fold,
     },
-    /// Computed from the configuration.
+    /// Computed from the configuration, or put together of small tensors.
     Computed(Vec<f32>),
 }
 
@@ -141,10 +141,10 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
         }
     }
     mapper.check_complete()?;
-    if let Some(factors) = mapper.config.rope_factors() {
+    for (name, factors) in mapper.config.rope_factors() {
         let dims = vec![factors.len() as u64];
         let values = Values::Computed(factors);
-        mapper.tensors.push(Mapped { name: "rope_freqs.weight".into(), dims, values });
+        mapper.tensors.push(Mapped { name: name.into(), dims, values });
     }
     let Mapper { tensors, ignored, tied, .. } = mapper;
     Ok(Mapping { tensors, ignored, tied })
@@ -200,6 +200,9 @@ impl<'a, 'c> Mapper<'a, 'c> {
 
     /// Puts the tensor of `row` where it goes, if the checkpoint has it.
     fn place(&mut self, row: &'static TensorRow, il: Option<usize>) -> Result<()> {
+        if row.fold == Fold::StackHeads {
+            return self.stack(row, il);
+        }
         let to = fill(row.to, il);
         let required = match row.need {
             Need::Required => true,
@@ -237,6 +240,38 @@ impl<'a, 'c> Mapper<'a, 'c> {
         Ok(())
     }
 
+    /// Puts the vectors of all heads where they go, one below the other, if the checkpoint has them.
+    fn stack(&mut self, row: &'static TensorRow, il: Option<usize>) -> Result<()> {
+        let to = fill(row.to, il);
+        let wanted = self.wanted(&to)?;
+        let mut values = Vec::new();
+        for head in 0..wanted[0] {
+            let source = row.source.replace("[]", &head.to_string());
+            let Some(tensor) = find(self.source, self.config, &source, il) else {
+                if row.need == Need::Required || head > 0 {
+                    self.missing.push((to, fill(&source, il)));
+                }
+                return Ok(());
+            };
+            check_shape(tensor, &to, &wanted[1..])?;
+            self.consumed.insert(&tensor.entry.name);
+            values.extend(self.source.values(tensor)?);
+        }
+        if let (Need::Optional, Some(il)) = (row.need, il) {
+            self.optional.entry(row.source).or_default().push(il);
+        }
+        let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
+        self.filled.insert(to.clone(), row.source.to_owned());
+        self.tensors.push(Mapped { name: to, dims, values: Values::Computed(values) });
+        Ok(())
+    }
+
+    fn wanted(&self, to: &str) -> Result<shapes::Shape> {
+        shapes::wanted(self.config, self.embedding, to).ok_or_else(|| {
+            Error::Unsupported(format!("tensor {to} has no shape in pith's table of shapes"))
+        })
+    }
+
     /// Applies a fold as a change of sizes and strides, and checks the shape.
     fn fold(
         &self,
@@ -246,9 +281,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
         il: Option<usize>,
     ) -> Result<Mapped<'a>> {
         let entry = &tensor.entry;
-        let wanted = shapes::wanted(self.config, self.embedding, &to).ok_or_else(|| {
-            Error::Unsupported(format!("tensor {to} has no shape in pith's table of shapes"))
-        })?;
+        let wanted = self.wanted(&to)?;
         let head = self.config.head_dim();
         let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
         let mut stored = wanted.clone();
@@ -258,15 +291,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
             Fold::OneOfQkv => stored[0] = (n_head + 2 * n_kv) * head,
             _ => {}
         }
-        if entry.shape != stored {
-            return Err(Error::Unsupported(format!(
-                "tensor `{}` has shape {:?}, {to} needs {stored:?} with these numbers in config.json",
-                entry.name, entry.shape
-            )));
-        }
-        if stored.contains(&0) {
-            return Err(Error::Unsupported(format!("tensor `{}` is empty", entry.name)));
-        }
+        check_shape(tensor, &to, &stored)?;
         let view = self.source.view(tensor)?;
         let parts = self.rows(view, fold, &wanted, &to, &entry.name)?;
         let parts = self.scale_queries(parts, &to, il);
@@ -292,7 +317,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
             Ok::<_, Error>(vec![view.split(0, &[heads, 2, head / 2]).swap(1, 2)])
         };
         Ok(match fold {
-            Fold::Keep | Fold::AddOne => vec![view],
+            Fold::Keep | Fold::AddOne | Fold::StackHeads => vec![view],
             Fold::Transpose => vec![view.swap(0, 1)],
             Fold::PermuteQ => permute(view, n_head)?,
             Fold::PermuteK => permute(view, n_kv)?,
@@ -370,6 +395,37 @@ impl<'a, 'c> Mapper<'a, 'c> {
         Ok(true)
     }
 
+    /// Where tensors tell a model's structure, it is the one that the configuration speaks of.
+    fn check_structure(&self) -> Result<()> {
+        let block = &self.config.family.block;
+        let source = |to: &str| self.filled.get(&format!("blk.0.{to}.weight"));
+        if block.join == Join::ByNorm {
+            let parallel = self.config.get(Hp::ParallelResidual) == Some(Number::Bool(true));
+            match (parallel, source("ffn_norm")) {
+                (true, Some(norm)) => {
+                    return Err(Error::Invalid(format!(
+                        "config.json: attention and feed-forward are parallel, but the checkpoint \
+                         has the norm `{norm}` between them"
+                    )));
+                }
+                (false, None) => return Err(self.missing_row("blk.{}.ffn_norm.weight")),
+                _ => {}
+            }
+        }
+        match (block.qk_norm, source("attn_q_norm"), source("attn_k_norm")) {
+            (QkNorm::EachHead, Some(_), None) => Err(self.missing_row("blk.{}.attn_k_norm.weight")),
+            (QkNorm::EachHead, None, Some(_)) => Err(self.missing_row("blk.{}.attn_q_norm.weight")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error for a tensor that may be absent, but not here.
+    fn missing_row(&self, to: &str) -> Error {
+        let rows = self.config.family.tensors.iter().filter(|row| row.to == to);
+        let names = rows.map(|row| (fill(to, Some(0)), fill(row.source, Some(0))));
+        missing_error(&names.collect::<Vec<_>>())
+    }
+
     /// Everything needed is there, and nothing is left.
     fn check_complete(&mut self) -> Result<()> {
         let filled = &self.filled;
@@ -377,6 +433,7 @@ impl<'a, 'c> Mapper<'a, 'c> {
         if !self.missing.is_empty() {
             return Err(missing_error(&self.missing));
         }
+        self.check_structure()?;
         let n_layer = self.config.size(Hp::NLayer);
         for (source, layers) in &self.optional {
             if let Some(il) = (0..n_layer).find(|il| !layers.contains(il)) {
@@ -423,6 +480,20 @@ impl<'a, 'c> Mapper<'a, 'c> {
             listed(&left)
         )))
     }
+}
+
+fn check_shape(tensor: &Tensor, to: &str, wanted: &[usize]) -> Result<()> {
+    let Entry { name, shape, .. } = &tensor.entry;
+    if shape != wanted {
+        return Err(Error::Unsupported(format!(
+            "tensor `{name}` has shape {shape:?}, {to} needs {wanted:?} with these numbers in \
+             config.json"
+        )));
+    }
+    if wanted.contains(&0) {
+        return Err(Error::Unsupported(format!("tensor `{name}` is empty")));
+    }
+    Ok(())
 }
 
 fn check_even(head: usize, name: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use crate::{
     Options,
-    config::{Config, Number, Scaling, token_ids},
+    config::{Config, Number, token_ids},
     source::{Source, read_json},
     tokenizer,
     write::Job,
@@ -44,9 +44,9 @@ pub(crate) fn metadata(
         };
         keys.set(&hp_key(family.arch, hp), value)?;
     }
-    if config.scaling == Scaling::Linear {
+    if let Some(name) = config.scaling.name() {
         let key = format!("{}.rope.scaling.type", family.arch);
-        keys.set(&key, OwnedValue::String("linear".into()))?;
+        keys.set(&key, OwnedValue::String(name.into()))?;
     }
     if config.act != family.block.act {
         keys.set("pith.activation", OwnedValue::String(config.act.name().into()))?;

@@ -29,8 +29,9 @@ pub(crate) fn wanted(config: &Config, embedding: Embedding, name: &str) -> Optio
         Ffn::Plain | Ffn::Gated => n_ff,
     };
     let qk_norm = |whole: usize| match family.block.qk_norm {
-        QkNorm::Full => whole,
-        QkNorm::None | QkNorm::Head => head,
+        QkNorm::Full => vec![whole],
+        QkNorm::None | QkNorm::Head => vec![head],
+        QkNorm::EachHead => vec![whole / head, head],
     };
     let (stem, is_bias) = match name.strip_suffix(".bias") {
         Some(stem) => (stem, true),
@@ -56,8 +57,8 @@ pub(crate) fn wanted(config: &Config, embedding: Embedding, name: &str) -> Optio
         "ffn_up" => matrix(up, n_embd),
         "ffn_gate" => matrix(n_ff, n_embd),
         "ffn_down" => matrix(n_embd, n_ff),
-        "attn_q_norm" => vec![qk_norm(q)],
-        "attn_k_norm" => vec![qk_norm(kv)],
+        "attn_q_norm" => qk_norm(q),
+        "attn_k_norm" => qk_norm(kv),
         norm if norm.ends_with("_norm") || norm == "attn_norm_2" => vec![n_embd],
         _ => return None,
     })

@@ -195,7 +195,7 @@ fn rope_scaling_is_taken_or_refused_by_name() {
         checkpoint.config["rope_scaling"] = scaling;
         checkpoint
     };
-    for kind in ["yarn", "longrope", "dynamic"] {
+    for kind in ["dynamic", "mrope", "proportional"] {
         assert!(config(json!({"type": kind, "factor": 2.0})).error().contains(kind));
     }
     let odd = config(json!({"rope_type": "default", "mscale": 1.0}));

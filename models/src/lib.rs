@@ -15,7 +15,11 @@ mod keys;
 mod llama;
 mod lookup;
 mod mpt;
+mod olmo;
 mod phi;
+mod phi3;
+mod smollm3;
+mod stablelm;
 
 pub use bigcode::*;
 pub use codegen::*;
@@ -26,7 +30,11 @@ pub use keys::*;
 pub use llama::*;
 pub use lookup::*;
 pub use mpt::*;
+pub use olmo::*;
 pub use phi::*;
+pub use phi3::*;
+pub use smollm3::*;
+pub use stablelm::*;
 
 /// Every family, in the order in which `--list-families` prints them.
 pub const FAMILIES: &[&Family] = &[
@@ -43,12 +51,17 @@ pub const FAMILIES: &[&Family] = &[
     &STARCODER,
     &STARCODER2,
     &PHI,
+    &PHI3,
     &LLAMA,
+    &SMOLLM3,
     &QWEN2,
     &QWEN3,
     &GEMMA,
     &GEMMA2,
     &GEMMA3,
+    &STABLELM,
+    &OLMO,
+    &OLMO2,
 ];
 
 /// Rows that share their classes with one before them: theirs are the checkpoints whose
@@ -292,8 +305,10 @@ pub enum WindowPattern {
 pub enum QkNorm {
     /// None.
     None,
-    /// Over each head (Qwen3, Gemma 3, Phi); StableLM's weight has a row per head.
+    /// Over each head (Qwen3, Gemma 3, Phi).
     Head,
+    /// Over each head, whose weights are a row of its own; in files that have them (StableLM 12B).
+    EachHead,
     /// Over the whole projection (OLMo 2, MPT).
     Full,
 }
@@ -327,8 +342,18 @@ pub enum Hp {
     RopeBase,
     /// Rope's base in window layers, which then have no rope scaling (Gemma 3).
     RopeBaseLocal,
-    /// Linear rope scaling: positions are divided by it.
+    /// Rope scaling: positions are divided by it; in YaRN those of slow dimensions.
     RopeFactor,
+    /// Context before rope was stretched (YaRN, LongRoPE).
+    NCtxOrig,
+    /// Factor on rope's cosines and sines, beside YaRN's own: 1 + 0.1 ln(`RopeFactor`).
+    RopeAttnFactor,
+    /// YaRN: dimensions with more turns than this in `NCtxOrig` positions are kept (default 32).
+    YarnBetaFast,
+    /// YaRN: dimensions with fewer turns than this are slow (default 1).
+    YarnBetaSlow,
+    /// YaRN: the bounds between such dimensions are not rounded outwards (`truncate: false`).
+    YarnExact,
     /// Sliding window in tokens.
     Window,
     /// Cap of attention scores: c * tanh(s / c).
@@ -379,6 +404,11 @@ impl Hp {
             Hp::RopeBase => ("rope.freq_base", F32),
             Hp::RopeBaseLocal => ("rope.freq_base_swa", F32),
             Hp::RopeFactor => ("rope.scaling.factor", F32),
+            Hp::NCtxOrig => ("rope.scaling.original_context_length", U32),
+            Hp::RopeAttnFactor => ("rope.scaling.attn_factor", F32),
+            Hp::YarnBetaFast => ("rope.scaling.yarn_beta_fast", F32),
+            Hp::YarnBetaSlow => ("rope.scaling.yarn_beta_slow", F32),
+            Hp::YarnExact => ("pith.rope.yarn_exact", Bool),
             Hp::Window => ("attention.sliding_window", U32),
             Hp::AttnSoftcap => ("attn_logit_softcapping", F32),
             Hp::LogitSoftcap => ("final_logit_softcapping", F32),
@@ -453,9 +483,11 @@ pub enum Means {
     Tied,
     /// `rope_scaling` or `rope_parameters`: `rope_theta` sets `RopeBase`, `partial_rotary_factor`
     /// sets `RopeDim`; `rope_type` (older: `type`) is `default`, `linear` (`factor` sets
-    /// `RopeFactor`) or `llama3` (its four numbers become the tensor `rope_freqs.weight`); other
-    /// types stop the conversion. Gemma 3 nests two of these: `full_attention`, and
-    /// `sliding_attention`, whose base is `RopeBaseLocal` and whose type must be `default`.
+    /// `RopeFactor`), `llama3` (its four numbers become the tensor `rope_freqs.weight`), `yarn`
+    /// (the numbers above) or `longrope` (older: `su`; its lists become `rope_factors_short.weight`
+    /// and `rope_factors_long.weight`); other types stop the conversion. Gemma 3 nests two of
+    /// these: `full_attention`, and `sliding_attention`, whose base is `RopeBaseLocal` and whose
+    /// type must be `default`.
     RopeScaling,
     /// A list of `full_attention` and `sliding_attention`, of `global` and `local`, or GPT-Neo's
     /// `[[["global", "local"], 12]]`: must agree with the row's [`WindowPattern`], or name no
@@ -463,6 +495,8 @@ pub enum Means {
     LayerTypes,
     /// The period of the pattern: must agree with the row's [`WindowPattern`].
     WindowEvery,
+    /// A list of 1 and 0, a layer with rope and one without: must agree with `no_rope_every`.
+    RopeLayers,
     /// The special token ids: `bos_token_id`, `eos_token_id`, `pad_token_id`.
     SpecialToken,
     /// Must be this flag, else the model is of a kind that pith doesn't run.
@@ -538,6 +572,9 @@ pub enum Fold {
     SplitSlices(u32),
     /// Of rows q | k | v only those of the part that the GGUF name says (Phi's old `Wqkv`).
     OneOfQkv,
+    /// The vectors of all heads become the rows of one tensor (StableLM's norms of q and k); `[]` in
+    /// the source name stands for a head's number.
+    StackHeads,
     /// 1 is added to each value (Gemma's norms).
     AddOne,
     /// The first n rows are dropped (OPT's positions).

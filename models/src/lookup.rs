@@ -31,6 +31,18 @@ pub fn match_layer(pattern: &str, name: &str) -> Option<Option<u32>> {
     if canonical { digits.parse().ok().map(Some) } else { None }
 }
 
+/// As [`match_layer`], for a row's source name, whose `[]` stands for a head number in plain decimal.
+fn match_source(pattern: &str, name: &str) -> Option<Option<u32>> {
+    let Some((before, after)) = pattern.split_once("[]") else {
+        return match_layer(pattern, name);
+    };
+    let rest = name.strip_suffix(after)?;
+    let stem = rest.trim_end_matches(|c: char| c.is_ascii_digit());
+    let digits = &rest[stem.len()..];
+    let canonical = digits == "0" || !(digits.is_empty() || digits.starts_with('0'));
+    if canonical { match_layer(before, stem) } else { None }
+}
+
 impl Family {
     /// What a configuration key means: the family's row, then [`COMMON`], then [`HARMLESS`].
     /// The last two know a nested key `object.key` by its last name: transformers writes what it
@@ -58,7 +70,7 @@ impl Family {
     pub fn source_row(&self, name: &str) -> Option<(&'static TensorRow, Option<u32>)> {
         self.prefixes.iter().find_map(|p| {
             let rest = name.strip_prefix(p)?;
-            self.tensors.iter().find_map(|r| match_layer(r.source, rest).map(|n| (r, n)))
+            self.tensors.iter().find_map(|r| match_source(r.source, rest).map(|n| (r, n)))
         })
     }
 

@@ -87,6 +87,8 @@ fn tensors_go_to_names_that_exist() {
             let (stem, leaf) = row.to.rsplit_once('.').unwrap();
             assert!(GGUF_STEMS.contains(&stem), "{}: {}", family.arch, row.to);
             assert_eq!(row.source.rsplit_once('.').unwrap().1, leaf, "{}: {}", family.arch, row.to);
+            let heads = row.source.matches("[]").count();
+            assert_eq!(heads, usize::from(row.fold == Fold::StackHeads), "{}", row.source);
             let layers = (row.source.matches("{}").count(), row.to.matches("{}").count());
             assert!(layers == (0, 0) || layers == (1, 1), "{}: {}", family.arch, row.source);
             assert_eq!(row.need == Need::Head, row.to == "output.weight", "{}", family.arch);
@@ -127,6 +129,7 @@ fn the_planner_finds_every_number() {
         match family.block.join {
             Join::ByKey => needed.push(Hp::ParallelResidual),
             Join::PostByKey => needed.push(Hp::PostNorm),
+            Join::ByNorm => needed.push(Hp::ParallelResidual),
             _ => {}
         }
         if family.block.window != WindowPattern::None {
@@ -150,12 +153,19 @@ fn every_tensor_of_a_block_has_a_home() {
         let weight = |stem: &str| has(&format!("blk.0.{stem}.weight"));
         let f = family.arch;
         assert!(has("token_embd.weight") && has("output.weight"), "{f}");
-        assert!(has("output_norm.weight") && weight("attn_norm"), "{f}");
+        // OLMo's norms have no weights.
+        let norms = has("output_norm.weight");
+        let after = family.block.join == Join::After;
+        assert!(norms || family.block.norm == Norm::Layer, "{f}");
+        assert_eq!(weight("attn_norm"), norms && !after, "{f}");
         assert!(weight("attn_qkv") != (weight("attn_q") && weight("attn_k") && weight("attn_v")));
         assert!(weight("attn_output") && weight("ffn_up") && weight("ffn_down"), "{f}");
         assert_eq!(weight("ffn_gate"), family.block.ffn == Ffn::Gated, "{f}");
-        assert_eq!(weight("ffn_norm"), family.block.join != Join::Parallel, "{f}");
-        assert_eq!(weight("post_ffw_norm"), family.block.join == Join::Sandwich, "{f}");
+        let parallel = family.block.join == Join::Parallel;
+        assert_eq!(weight("ffn_norm"), norms && !after && !parallel, "{f}");
+        let behind = after || family.block.join == Join::Sandwich;
+        assert_eq!(weight("post_attention_norm"), behind, "{f}");
+        assert_eq!(weight("post_ffw_norm"), behind, "{f}");
         assert_eq!(weight("attn_q_norm"), family.block.qk_norm != QkNorm::None, "{f}");
         let table = family.tensors.iter().find(|r| r.to == "position_embd.weight");
         match (family.block.position, table.map(|r| r.need)) {
@@ -198,6 +208,14 @@ fn names_with_layers() {
     assert_eq!((row.to, layer), ("blk.{}.attn_norm.bias", Some(3)));
     assert_eq!(GPT2.source_row("h.3.ln_1.bias").unwrap().1, Some(3));
     assert!(GPT2.source_row("h.3.attn.bias").is_none() && GPT2.ignores("h.3.attn.bias").is_some());
+    let (row, layer) =
+        STABLELM.source_row("model.layers.7.self_attn.q_layernorm.norms.31.weight").unwrap();
+    assert_eq!((row.to, layer), ("blk.{}.attn_q_norm.weight", Some(7)));
+    for bad in
+        ["norms..weight", "norms.01.weight", "norms.x.weight", "norms.1.bias", "norms1.weight"]
+    {
+        assert!(STABLELM.source_row(&format!("layers.7.self_attn.q_layernorm.{bad}")).is_none());
+    }
     assert_eq!(LLAMA.gguf_row("blk.2.attn_q.weight").unwrap().0.fold, Fold::PermuteQ);
 }
 
@@ -385,6 +403,42 @@ const HUB: &[(&str, &str)] = &[
          rope_local_base_freq rope_scaling rope_theta sliding_window sliding_window_pattern \
          use_bidirectional_attention",
     ),
+    // microsoft/Phi-3-mini-128k-instruct, microsoft/phi-4, microsoft/Phi-4-mini-instruct
+    (
+        "Phi3ForCausalLM",
+        "attention_bias attention_dropout auto_map bos_token_id embd_pdrop eos_token_id \
+         full_attn_mod hidden_act hidden_size initializer_range intermediate_size \
+         interpolate_factor lm_head_bias max_position_embeddings mlp_bias num_attention_heads \
+         num_hidden_layers num_key_value_heads original_max_position_embeddings pad_token_id \
+         partial_rotary_factor resid_pdrop rms_norm_eps rope_scaling rope_theta sliding_window \
+         tie_word_embeddings vocab_size",
+    ),
+    // HuggingFaceTB/SmolLM3-3B
+    (
+        "SmolLM3ForCausalLM",
+        "attention_bias attention_dropout hidden_act layer_types max_window_layers mlp_bias \
+         no_rope_layer_interval no_rope_layers pretraining_tp rms_norm_eps rope_scaling rope_theta \
+         sliding_window use_sliding_window",
+    ),
+    // stabilityai/stablelm-3b-4e1t, stablelm-2-1_6b and stablelm-2-12b
+    (
+        "StableLmForCausalLM",
+        "attention_dropout hidden_act hidden_dropout layer_norm_eps num_key_value_heads \
+         partial_rotary_factor qk_layernorm rope_scaling rope_theta use_parallel_residual \
+         use_qkv_bias",
+    ),
+    (
+        "StableLMEpochForCausalLM",
+        "auto_map norm_eps rope_pct rope_theta rotary_scaling_factor use_qkv_bias",
+    ),
+    // allenai/OLMo-1B-hf, allenai/OLMo-2-1124-7B, allenai/Olmo-3-7B-Instruct
+    (
+        "OlmoForCausalLM",
+        "attention_bias attention_dropout clip_qkv hidden_act num_key_value_heads pretraining_tp \
+         rope_scaling rope_theta",
+    ),
+    ("Olmo2ForCausalLM", "attention_bias attention_dropout hidden_act rms_norm_eps rope_theta"),
+    ("Olmo3ForCausalLM", "layer_types rope_scaling rope_theta rms_norm_eps sliding_window"),
 ];
 
 #[test]

@@ -1,6 +1,6 @@
 //! Builds a plan from a family's switches and a file's numbers.
 
-use pith_models::{Ffn, Join, Need, Norm, Pairing, Position, TensorRow};
+use pith_models::{Ffn, Join, Need, Norm, Pairing, Position, QkNorm, TensorRow};
 
 use super::{Attend, Buf, BufKind, BufSpec, Head, NormSpec, Op, Part, Plan, RopeSpec};
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
 /// Builds a plan. `x` is the residual stream, `n` the normed copy, `y` a sublayer's output.
 pub struct Planner<'m> {
     model: &'m Model,
+    n_ctx: usize,
     ops: Vec<Op>,
     buffers: Vec<BufSpec>,
     ropes: Vec<RopeSpec>,
@@ -24,7 +25,7 @@ pub struct Planner<'m> {
 }
 
 impl<'m> Planner<'m> {
-    pub fn new(model: &'m Model) -> Self {
+    pub fn new(model: &'m Model, n_ctx: usize) -> Self {
         let hp = model.hparams();
         let mut buffers = Vec::new();
         let mut buffer = |name, width| {
@@ -38,7 +39,8 @@ impl<'m> Planner<'m> {
         let qkv = buffer("qkv", (hp.n_head + 2 * hp.n_head_kv) * hp.head_dim);
         let mix = buffer("mix", hp.n_head * hp.head_dim);
         let up = buffer("up", if gated { 2 * hp.n_ff } else { hp.n_ff });
-        Planner { model, ops: Vec::new(), buffers, ropes: Vec::new(), x, n, y, qkv, mix, up }
+        let (ops, ropes) = (Vec::new(), Vec::new());
+        Planner { model, n_ctx, ops, buffers, ropes, x, n, y, qkv, mix, up }
     }
 
     /// A buffer with this name, width and kind: the one that is there, or a new one.
@@ -155,18 +157,19 @@ impl<'m> Planner<'m> {
     }
 
     fn rope_tables(&mut self) {
-        let Some(rope) = self.model.hparams().rope.clone() else { return };
+        let Some(rope) = &self.model.hparams().rope else { return };
         let global = RopeSpec {
             n_rot: rope.n_rot,
             base: rope.base,
             scale: rope.scale,
-            factors: rope.factors,
+            factors: rope.factors(self.n_ctx).map(<[f64]>::to_vec),
+            magnitude: rope.magnitude,
         };
         let n_layer = self.model.hparams().n_layer;
         let windows = (0..n_layer).any(|il| self.window(il).is_some());
         let local = rope.base_local.filter(|_| windows);
-        let local =
-            local.map(|base| RopeSpec { base, scale: 1.0, factors: None, ..global.clone() });
+        let plain = |base| RopeSpec { base, scale: 1.0, factors: None, magnitude: 1.0, ..global };
+        let local = local.map(plain);
         self.ropes = [Some(global), local].into_iter().flatten().collect();
         self.ops.extend((0..self.ropes.len()).map(|table| Op::RopeTable { table }));
     }
@@ -321,7 +324,8 @@ impl<'m> Planner<'m> {
         let head_dim = self.model.hparams().head_dim;
         let kind = self.model.family().block.qk_norm;
         let Some(width) = qk_norm_width(kind, n_heads, head_dim) else { return Ok(()) };
-        let norm = self.norm_spec(name, width)?;
+        let n_rows = if kind == QkNorm::EachHead { n_heads } else { 1 };
+        let norm = self.norm_spec(name, n_rows * width)?;
         if norm.weight.is_none() {
             return Err(missing(&format!("{name}.weight")));
         }

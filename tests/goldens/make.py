@@ -34,6 +34,9 @@ from transformers import (
     GPTBigCodeConfig, GPTNeoConfig, GPTNeoXConfig, LlamaConfig, MistralConfig, MptConfig, OPTConfig,
     PhiConfig, Qwen2Config, Qwen3Config, Starcoder2Config,
 )
+from transformers import (
+    Olmo2Config, Olmo3Config, OlmoConfig, Phi3Config, SmolLM3Config, StableLmConfig,
+)
 
 from foundry import FoundryConfig
 
@@ -175,6 +178,57 @@ VARIANTS = {
                 "sliding_attention": dict(rope_type="default", rope_theta=10000.0),
             }),
         "gemma"),
+}
+
+# Stretched from 16 positions; a small base spreads the ramp over several dimensions.
+YARN = dict(
+    rope_type="yarn", rope_theta=200.0, factor=4.0, original_max_position_embeddings=16)
+# Sequences of up to 32 positions get the short factors, longer ones the long ones.
+LONGROPE = dict(
+    rope_type="longrope", original_max_position_embeddings=32,
+    short_factor=[1.0, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0],
+    long_factor=[1.0, 1.1, 1.4, 2.0, 3.0, 4.5, 7.0, 9.0])
+SHORTER = {k: [f * 1.03125 for f in v[:6]] if k.endswith("_factor") else v
+           for k, v in LONGROPE.items()}
+VARIANTS |= {
+    "llama-yarn": (LlamaConfig(**LLAMA, **SPM, rope_parameters=YARN), "spm"),
+    "llama-yarn-all": (
+        LlamaConfig(**LLAMA, **SPM, rope_parameters={
+            **YARN, "beta_fast": 3, "beta_slow": 0.5, "mscale": 1.5, "mscale_all_dim": 0.75,
+            "truncate": False}),
+        "spm"),
+    "qwen2-yarn": (
+        Qwen2Config(**LLAMA, **BPE, rope_parameters={**YARN, "attention_factor": 1.25}), "bpe"),
+    "llama-longrope": (
+        LlamaConfig(**LLAMA, **SPM, rope_parameters={**LONGROPE, "factor": 5.0}), "spm"),
+    # Phi-3-mini-4k, and Phi-4-mini.
+    "phi3": (
+        Phi3Config(**{**LLAMA, "num_key_value_heads": 4}, **SPM, pad_token_id=0, sliding_window=10),
+        "spm"),
+    "phi3-longrope": (
+        Phi3Config(**LLAMA, **BPE, pad_token_id=258, original_max_position_embeddings=32,
+                   tie_word_embeddings=True, rope_parameters=SHORTER, partial_rotary_factor=0.75),
+        "bpe"),
+    # The last layer of 4 has no rope.
+    "smollm3": (
+        SmolLM3Config(**{**LLAMA, "num_hidden_layers": 4}, **BPE, pad_token_id=258), "bpe"),
+    # 1.6B and 12B.
+    "stablelm": (
+        StableLmConfig(**{**LLAMA, "num_key_value_heads": 4}, **BPE, use_qkv_bias=True), "bpe"),
+    "stablelm-parallel": (
+        StableLmConfig(**LLAMA, **BPE, qk_layernorm=True, use_parallel_residual=True,
+                       partial_rotary_factor=0.5),
+        "bpe"),
+    "olmo": (
+        OlmoConfig(**LLAMA, **BPE, pad_token_id=258, clip_qkv=1.5, tie_word_embeddings=True), "bpe"),
+    "olmo2": (Olmo2Config(**LLAMA, **BPE, pad_token_id=258), "bpe"),
+    # Layer 3 of 5 sees everything, and it alone has YaRN.
+    "olmo3": (
+        Olmo3Config(**{**LLAMA, "num_hidden_layers": 5}, **BPE, pad_token_id=258, sliding_window=10,
+                    rope_parameters={
+                        "full_attention": YARN,
+                        "sliding_attention": dict(rope_type="default", rope_theta=200.0)}),
+        "bpe"),
 }
 
 # Checkpoints that are committed as pytorch_model.bin: variant -> (configuration, tokenizer, dtype).
