@@ -1,12 +1,16 @@
 //! `config.json`: every key is consumed by the family's row or known to be harmless, or the
 //! conversion stops and names it.
 
+mod classifier;
 mod rope;
 
+pub use classifier::Classifier;
 pub(crate) use rope::Scaling;
 
 use pith::{Error, Result};
-use pith_models::{Act, Family, Hp, Kind, Means, Norm, REFUSED, Value as Default, WindowPattern};
+use pith_models::{
+    Act, Family, HeadClass, Hp, Kind, Means, Norm, REFUSED, Value as Default, WindowPattern,
+};
 use serde_json::{Map, Value};
 
 /// Bounds as the runtime has them: more is a damaged or hostile file.
@@ -35,6 +39,8 @@ pub struct Config {
     pub tied: Option<bool>,
     /// `bos_token_id` and its like with their ids (`eos_token_id` may be a list).
     pub special: Vec<(&'static str, Vec<u32>)>,
+    /// The head, where the class is one that classifies.
+    pub classifier: Option<Classifier>,
     /// How rope is stretched.
     pub(crate) scaling: Scaling,
     /// Keys that are ignored on the caller's word.
@@ -64,12 +70,13 @@ impl Config {
         let json = json
             .as_object()
             .ok_or_else(|| Error::malformed("JSON", "config.json holds no object"))?;
-        let (family, class) = find_family(json)?;
+        let (family, class, head) = find_family(json)?;
         let mut config = Config {
             family,
             act: family.block.act,
             tied: None,
             special: Vec::new(),
+            classifier: head.map(|head| classifier::read(json, &head)).transpose()?,
             scaling: Scaling::None,
             allowed: Vec::new(),
             class: class.to_owned(),
@@ -448,8 +455,9 @@ fn number(key: &str, value: &Value, hp: Hp) -> Result<Number> {
     }
 }
 
-/// The family of `architectures`, and the class that is named there.
-fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
+/// The family of `architectures`, the class that is named there, or, for one that classifies, the
+/// class of the language model with the same blocks, and the former.
+fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str, Option<HeadClass>)> {
     let classes = json.get("architectures").and_then(Value::as_array);
     let class = match classes.map(Vec::as_slice) {
         Some([class]) => class.as_str(),
@@ -462,12 +470,18 @@ fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
         )
     })?;
     if let Some(family) = pith_models::by_class(class) {
-        return Ok((family, class));
+        return Ok((family, class, None));
     }
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == class) {
         return Err(Error::Unsupported(format!("the class `{class}`: {why}")));
     }
+    if let Some(head) = pith_models::by_head_class(class) {
+        return Ok((head.family, head.lm_class, Some(head)));
+    }
     let known: Vec<_> = pith_models::FAMILIES.iter().flat_map(|family| family.classes).collect();
     let known = known.into_iter().copied().collect::<Vec<_>>().join(", ");
-    Err(Error::Unsupported(format!("the class `{class}`; pith converts {known}")))
+    Err(Error::Unsupported(format!(
+        "the class `{class}`; pith converts {known}, and of the same families \
+         ForSequenceClassification and ForTokenClassification"
+    )))
 }

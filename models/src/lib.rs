@@ -6,12 +6,14 @@
 //! says which configuration key it comes from, and the `Hp` says which GGUF key it goes to.
 #![no_std]
 
+mod classifier;
 mod gemma;
 mod gpt;
 mod keys;
 mod llama;
 mod lookup;
 
+pub use classifier::*;
 pub use gemma::*;
 pub use gpt::*;
 pub use keys::*;
@@ -30,6 +32,11 @@ pub const REFUSED: &[(&str, &str)] = &[
         "Gemma3ForConditionalGeneration",
         "it holds a vision tower and nests the text model; save its `language_model` as \
          Gemma3ForCausalLM and convert that",
+    ),
+    (
+        "Gemma3ForSequenceClassification",
+        "it holds a vision tower and nests the text model; save its text part as \
+         Gemma3TextForSequenceClassification and convert that",
     ),
     ("GPT2DoubleHeadsModel", "it has a multiple-choice head; save it as GPT2LMHeadModel"),
     ("LlamaModel", "it has no head and isn't tied; save it as LlamaForCausalLM"),
