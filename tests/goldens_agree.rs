@@ -4,8 +4,8 @@
 #[path = "goldens/support/checkpoint.rs"]
 mod checkpoint;
 
-use checkpoint::{Checkpoint, Layout, checksum, variants};
-use pith_models::{Fold, Need, by_class};
+use checkpoint::{Checkpoint, Layout, checksum, heads, variants};
+use pith_models::{ClassifierKind, Fold, Need, by_class, by_head_class};
 
 /// The variants with goldens, and those that are committed as pytorch_model.bin.
 fn all() -> Vec<Checkpoint> {
@@ -15,8 +15,8 @@ fn all() -> Vec<Checkpoint> {
 
 #[test]
 fn weights_are_the_ones_that_numpy_made() {
-    for c in all() {
-        assert_eq!(checksum(&c.tensors), c.checksum, "{}", c.variant);
+    for c in all().into_iter().chain(heads().iter().map(|head| Checkpoint::open(head))) {
+        assert_eq!(checksum(&c.tensors[c.n_base..]), c.checksum, "{}", c.variant);
     }
 }
 
@@ -26,6 +26,36 @@ fn every_family_has_goldens() {
         all().iter().map(|c| c.config()["architectures"][0].as_str().unwrap().into()).collect();
     for family in pith_models::FAMILIES {
         assert!(classes.iter().any(|c| family.classes.contains(&c.as_str())), "{}", family.arch);
+    }
+}
+
+/// Families that `transformers` has classifiers of, by kind; make_heads.py adds those that come.
+const CLASSIFIERS: [(ClassifierKind, &[&str]); 2] = [
+    (
+        ClassifierKind::Sequence,
+        &[
+            "gpt2", "gptneo", "gptj", "gptneox", "opt", "bloom", "llama", "qwen2", "qwen3",
+            "gemma", "gemma2", "gemma3",
+        ],
+    ),
+    (
+        ClassifierKind::Token,
+        &["gpt2", "gptneo", "gptneox", "bloom", "llama", "qwen2", "qwen3", "gemma", "gemma2"],
+    ),
+];
+
+#[test]
+fn families_have_goldens_of_their_heads() {
+    let class = |head: &String| -> String {
+        Checkpoint::open(head).config()["architectures"][0].as_str().unwrap().into()
+    };
+    let classes: Vec<String> = heads().iter().map(class).collect();
+    let known: Vec<_> = classes.iter().map(|class| by_head_class(class).expect(class)).collect();
+    for (kind, families) in CLASSIFIERS {
+        for arch in families {
+            let there = known.iter().any(|h| h.family.arch == *arch && h.kind == kind);
+            assert!(there, "{arch} {kind:?}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Builds a plan from a family's switches and a file's numbers.
 
-use pith_models::{Ffn, Join, Norm, Pairing, Position};
+use pith_models::{Ffn, HEAD_TENSOR, Join, Norm, Pairing, Position};
 
 use super::{Attend, Buf, BufKind, BufSpec, Head, NormSpec, Op, Part, Plan, RopeSpec};
 use crate::{
@@ -350,9 +350,12 @@ impl<'m> Planner<'m> {
             hidden = self.buffer("hidden", hp.n_embd, BufKind::F32, true);
             self.norm("output_norm", wanted, hidden)?;
         }
-        let head = match self.model.weight("output.weight") {
-            Some(_) => "output",
-            None => "token_embd",
+        let (head, n_out, softcap) = match self.model.classifier() {
+            Some(classifier) => (HEAD_TENSOR, classifier.labels().len(), None),
+            None if self.model.weight("output.weight").is_some() => {
+                ("output", hp.n_vocab, hp.logit_softcap)
+            }
+            None => ("token_embd", hp.n_vocab, hp.logit_softcap),
         };
         let width = self.model.weight("token_embd.weight").map_or(hp.n_embd, |w| w.n_in);
         let mut input = hidden;
@@ -360,11 +363,11 @@ impl<'m> Planner<'m> {
             input = self.buffer("projected", width, BufKind::F32, true);
             self.linear("project_out", width, hidden, input, 0)?;
         }
-        let logits = self.buffer("logits", hp.n_vocab, BufKind::F32, true);
-        let (part, input) = self.part(head, hp.n_vocab, input)?;
-        let head = Head { part: part.clone(), input, softcap: hp.logit_softcap };
+        let logits = self.buffer("logits", n_out, BufKind::F32, true);
+        let (part, input) = self.part(head, n_out, input)?;
+        let head = Head { part: part.clone(), input, softcap };
         self.ops.push(Op::Linear { parts: vec![part], input, out: logits, col: 0 });
-        if let Some(cap) = hp.logit_softcap {
+        if let Some(cap) = softcap {
             self.ops.push(Op::Softcap { buf: logits, cap });
         }
         Ok(Plan { ops: self.ops, buffers: self.buffers, ropes: self.ropes, logits, hidden, head })
