@@ -102,6 +102,14 @@ fn text(report: &Report, out: &str) -> String {
     lines.extend(report.formats.iter().map(|count| {
         format!("  {:<7} {:>4} tensors  {}", count.format.name(), count.tensors, mib(count.bytes))
     }));
+    if let Some(head) = &report.classifier {
+        lines.push(format!(
+            "{} classifier, {} labels, {}: `pith classify` runs it",
+            head.kind.name(),
+            head.labels.len(),
+            head.problem.name()
+        ));
+    }
     if report.tied {
         lines.push("the output matrix is the embedding: stored once".into());
     }
@@ -121,7 +129,8 @@ fn text(report: &Report, out: &str) -> String {
             .map(|key| format!("ignored configuration key {key}: as you asked")),
     );
     if !report.stock {
-        lines.push("llama.cpp does not know this architecture; pith runs it".into());
+        let what = if report.classifier.is_some() { "head" } else { "architecture" };
+        lines.push(format!("llama.cpp does not know this {what}; pith runs it"));
     }
     lines.join("\n") + "\n"
 }
