@@ -9,9 +9,10 @@ use std::{
 };
 
 use pith::{
-    Error, Model, Result,
+    Error, Model, Result, Session, cache,
     classify::{Answer, classify},
     model::Classifier,
+    session,
     tokenizer::{Encode, Tokenizer},
 };
 use pith_models::{ClassifierKind, Problem};
@@ -89,7 +90,10 @@ pub fn run(args: &Args) -> Result<End> {
     catch_interrupts()?;
     let model = Model::open(&args.model)?;
     let head = model.require_classifier()?;
-    let mut session = args.place.session(&model)?;
+    // One text at a time: its keys and values are few, and need not be rounded.
+    let cache = args.place.cache_type.unwrap_or(cache::Type::F32);
+    let options = session::Options { cache, ..args.place.options() };
+    let mut session = Session::new(&model, &options)?;
     let mut out = io::stdout().lock();
     for (i, text) in texts.iter().enumerate() {
         if interrupted() {

@@ -55,7 +55,7 @@ fn a_text_gets_pytorchs_labels_and_probabilities() {
         assert!(said.contains("sequence classifier"), "{said}");
         let golden = Checkpoint::open(variant).head_goldens().remove(0);
         let text = golden.text.unwrap();
-        let json = stdout(&["classify", &model, "--text", &text, "--json", "--cache-type", "f32"]);
+        let json = stdout(&["classify", &model, "--text", &text, "--json"]);
         let object: Value = serde_json::from_str(&json).unwrap();
         let value = if golden.values.len() == 1 { "value" } else { "probability" };
         if golden.values.len() > 1 {
@@ -108,7 +108,7 @@ fn tokens_get_labels_with_their_places_in_the_text() {
         let (model, _) = converted(folder.path(), variant);
         let golden = Checkpoint::open(variant).head_goldens().remove(0);
         let text = golden.text.unwrap();
-        let args = ["classify", &model, "--text", &text, "--cache-type", "f32"];
+        let args = ["classify", &model, "--text", &text];
         let json: Value =
             serde_json::from_str(&stdout(&[&args[..], &["--json"]].concat())).unwrap();
         let tokens = json["tokens"].as_array().unwrap();
