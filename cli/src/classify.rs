@@ -47,7 +47,7 @@ pub struct Args {
     /// Print the N likeliest labels only; 0 means all [default: all, but 1 for each token]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
-    /// Print one JSON object for each text, in a line of its own
+    /// Print one JSON object for each text, in a line of its own; places of tokens are in bytes
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -103,12 +103,10 @@ fn text(report: &Report, out: &str) -> String {
         format!("  {:<7} {:>4} tensors  {}", count.format.name(), count.tensors, mib(count.bytes))
     }));
     if let Some(head) = &report.classifier {
-        lines.push(format!(
-            "{} classifier, {} labels, {}: `pith classify` runs it",
-            head.kind.name(),
-            head.labels.len(),
-            head.problem.name()
-        ));
+        let (kind, n, problem) = (head.kind.name(), head.labels.len(), head.problem.name());
+        let labels = if n == 1 { "label" } else { "labels" };
+        lines
+            .push(format!("{kind} classifier, {n} {labels}, {problem}: run it by `pith classify`"));
     }
     if report.tied {
         lines.push("the output matrix is the embedding: stored once".into());
