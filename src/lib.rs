@@ -19,6 +19,7 @@
 //! | [`tokenizer`] | text to ids and back, from the GGUF alone |
 //! | [`sampler`] | logits to the next id |
 //! | [`session`] | sequences that grow: the face that most callers use |
+//! | [`classify`] | texts to labels |
 //!
 //! ```no_run
 //! use pith::{Model, Session, sampler::argmax, session::Options, tokenizer::Encode};
@@ -35,6 +36,7 @@
 
 pub mod bytes;
 pub mod cache;
+pub mod classify;
 pub mod cpu;
 pub mod error;
 pub mod gguf;

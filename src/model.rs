@@ -1,8 +1,10 @@
 //! A mapped file bound to its family row: the numbers, checked once, and the weights, as views of
 //! the map. Everything after this file works with a [`Model`] and trusts it.
 
+mod classifier;
 mod rope;
 
+pub use classifier::Classifier;
 pub use rope::Rope;
 
 use std::{collections::HashMap, ops::Range, path::Path, sync::Arc};
@@ -30,6 +32,7 @@ pub struct Model {
     weights: HashMap<String, Weight>,
     vectors: HashMap<String, Vec<f32>>,
     tokenizer: Tokenizer,
+    classifier: Option<Classifier>,
 }
 
 /// A matrix `[n_out, n_in]` in the map.
@@ -126,6 +129,7 @@ impl Model {
             }
         }
         let hparams = read_hparams(&gguf, family, &weights, &vectors)?;
+        let classifier = Classifier::read(&gguf, family.arch, &weights)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         if tokenizer.n_vocab() != hparams.n_vocab {
             return Err(Error::malformed(
@@ -138,7 +142,7 @@ impl Model {
             ));
         }
         drop(gguf);
-        Ok(Model { bytes, family, hparams, weights, vectors, tokenizer })
+        Ok(Model { bytes, family, hparams, weights, vectors, tokenizer, classifier })
     }
 
     /// The family row that the model follows.
@@ -154,6 +158,40 @@ impl Model {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The classification head, if the model ends in one; else it is a language model.
+    pub fn classifier(&self) -> Option<&Classifier> {
+        self.classifier.as_ref()
+    }
+
+    /// The classification head.
+    ///
+    /// # Errors
+    /// The model is a language model.
+    pub fn require_classifier(&self) -> Result<&Classifier> {
+        self.classifier().ok_or_else(|| {
+            Error::Unsupported(
+                "the model has no classification head: it continues texts (`pith run`). A checkpoint \
+                 of a ForSequenceClassification or ForTokenClassification class has one"
+                    .into(),
+            )
+        })
+    }
+
+    /// Whether the model continues texts.
+    ///
+    /// # Errors
+    /// It ends in a classification head.
+    pub fn require_language_model(&self) -> Result<()> {
+        match self.classifier() {
+            None => Ok(()),
+            Some(head) => Err(Error::Unsupported(format!(
+                "the model ends in a classification head of {} labels: it can't continue a text; \
+                 `pith classify` says what it makes of one",
+                head.labels().len()
+            ))),
+        }
     }
 
     /// The whole file.
@@ -190,10 +228,11 @@ fn family_of(gguf: &Gguf) -> Result<&'static Family> {
 
 /// Norms, biases and rope factors are copied out as f32: they are small, and the map promises no
 /// alignment. One-dimensional tensors in a block format (never written by pith) count too, and norms
-/// with a row per head.
+/// with a row per head, but not matrices of one row, whose second dimension some programs drop.
 fn is_vector(tensor: &Tensor) -> bool {
+    let matrix = tensor.name.ends_with("_embd.weight") || tensor.name == "cls.output.weight";
     let vector = tensor.n_rows() == 1 && tensor.n_dims == 1;
-    vector && !tensor.name.ends_with("_embd.weight") || tensor.name.ends_with("_norm.weight")
+    vector && !matrix || tensor.name.ends_with("_norm.weight")
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {

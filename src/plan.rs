@@ -147,7 +147,8 @@ pub struct Plan {
     pub buffers: Vec<BufSpec>,
     /// Sets of rope frequencies.
     pub ropes: Vec<RopeSpec>,
-    /// Where the logits are after a step, `[n_wanted, n_vocab]`.
+    /// Where the logits are after a step, `[n_wanted, n_vocab]`; a classifier's are
+    /// `[n_wanted, n_labels]`.
     pub logits: Buf,
     /// Where the final hidden states are, `[n_wanted, n_embd]`.
     pub hidden: Buf,
@@ -159,7 +160,7 @@ pub struct Plan {
 /// `softcap * tanh((input * weight^T + bias) / softcap)`.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// Weight `[n_vocab, n_in]` and bias.
+    /// Weight `[n_vocab, n_in]` and bias; a classifier has a row for each label.
     pub part: Part,
     /// What the weight multiplies, as it wants it.
     pub input: Buf,

@@ -138,6 +138,8 @@ impl<'m> Session<'m> {
             0 => thread::available_parallelism().map_or(1, NonZero::get),
             n => n,
         };
+        // A head's logits are few: any token of a step may want them.
+        let n_logits = if model.classifier().is_some() { n_logits.max(n_batch) } else { n_logits };
         let Hp { n_layer, n_head_kv, head_dim, .. } = *hp;
         let shape = Shape { n_layer, n_seq, n_head_kv, n_ctx, head_dim, of: options.cache };
         let n_top = options.score.then_some(options.n_top.min(hp.n_vocab));
@@ -308,12 +310,10 @@ impl<'m> Session<'m> {
                 self.n_logits
             )));
         }
-        for (i, &(seq, ids)) in batch.iter().enumerate() {
+        for &(seq, ids) in batch {
             self.check(seq, ids)?;
-            if batch[..i].iter().any(|&(other, _)| other == seq) {
-                return Err(Error::Invalid(format!("sequence {seq} occurs twice in a batch")));
-            }
         }
+        check_distinct(batch)?;
         self.rows.clear();
         for &(seq, ids) in batch {
             self.push(seq, ids, true);
@@ -322,7 +322,77 @@ impl<'m> Session<'m> {
         Ok(self.cpu.rows_mut(self.plan.logits, batch.len()))
     }
 
+    /// Appends texts to sequences of a classifier, in shared steps, and hands what its head says to
+    /// `each`: which of the texts, the index of the token in it, the logits `[n_labels]`. A text has
+    /// one answer, or one for each token where tokens are labelled; [`Classifier::finish`] makes
+    /// probabilities of logits. Texts may be longer than a step.
+    ///
+    /// [`Classifier::finish`]: crate::model::Classifier::finish
+    ///
+    /// # Errors
+    /// As [`Session::eval`]; also if the model is no classifier, or a sequence occurs twice. No
+    /// sequence has then grown.
+    pub fn classify(
+        &mut self,
+        texts: &[(usize, &[u32])],
+        mut each: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        let classifier = self.model.require_classifier()?;
+        for &(seq, ids) in texts {
+            self.check_growth(seq, ids)?;
+        }
+        check_distinct(texts)?;
+        // Of each row of the next step that wants logits: the text and the token.
+        let mut wanted = Vec::with_capacity(self.n_batch);
+        self.rows.clear();
+        for (text, &(seq, ids)) in texts.iter().enumerate() {
+            let answers = classifier.rows(ids);
+            for (at, &id) in ids.iter().enumerate() {
+                self.rows.push(Row {
+                    seq,
+                    position: self.ids[seq].len(),
+                    id,
+                    wanted: answers.contains(&at),
+                });
+                self.ids[seq].push(id);
+                if answers.contains(&at) {
+                    wanted.push((text, at));
+                }
+                if self.rows.len() == self.n_batch {
+                    self.classify_step(&mut wanted, &mut each);
+                }
+            }
+        }
+        self.classify_step(&mut wanted, &mut each);
+        Ok(())
+    }
+
+    /// Runs the rows that are waiting, if any, and hands out what came of them.
+    fn classify_step(
+        &mut self,
+        wanted: &mut Vec<(usize, usize)>,
+        each: &mut impl FnMut(usize, usize, &[f32]),
+    ) {
+        if self.rows.is_empty() {
+            return;
+        }
+        self.step();
+        let logits = self.cpu.rows(self.plan.logits, wanted.len());
+        let n_labels = self.plan.head.part.weight.n_out;
+        for (&(text, at), logits) in wanted.iter().zip(logits.chunks_exact(n_labels)) {
+            each(text, at, logits);
+        }
+        wanted.clear();
+        self.rows.clear();
+    }
+
+    /// What a step of a language model must be.
     fn check(&self, seq: usize, ids: &[u32]) -> Result<()> {
+        self.model.require_language_model()?;
+        self.check_growth(seq, ids)
+    }
+
+    fn check_growth(&self, seq: usize, ids: &[u32]) -> Result<()> {
         let n_seq = self.ids.len();
         let past = self.ids.get(seq).map(Vec::len);
         let past = past.ok_or_else(|| {
@@ -415,5 +485,18 @@ impl<'m> Session<'m> {
             self.truncate(seq, common);
         }
         self.eval(seq, &ids[common..])
+    }
+}
+
+/// No sequence may be in a batch twice.
+fn check_distinct(batch: &[(usize, &[u32])]) -> Result<()> {
+    let twice = |&(i, &(seq, _)): &(usize, &(usize, &[u32]))| {
+        batch[..i].iter().any(|&(other, _)| other == seq)
+    };
+    match batch.iter().enumerate().find(twice) {
+        Some((_, (seq, _))) => {
+            Err(Error::Invalid(format!("sequence {seq} occurs twice in a batch")))
+        }
+        None => Ok(()),
     }
 }

@@ -4,8 +4,8 @@
 #[path = "goldens/support/checkpoint.rs"]
 mod checkpoint;
 
-use checkpoint::{Checkpoint, Layout, checksum, variants};
-use pith_models::{Family, Fold, Means, Need, by_config};
+use checkpoint::{Checkpoint, Layout, checksum, heads, variants};
+use pith_models::{ClassifierKind, Family, Fold, Means, Need, by_config, by_head_class};
 
 /// The variants with goldens, and those that are committed as pytorch_model.bin.
 fn all() -> Vec<Checkpoint> {
@@ -20,8 +20,8 @@ fn family(c: &Checkpoint) -> &'static Family {
 
 #[test]
 fn weights_are_the_ones_that_numpy_made() {
-    for c in all() {
-        assert_eq!(checksum(&c.tensors), c.checksum, "{}", c.variant);
+    for c in all().into_iter().chain(heads().iter().map(|head| Checkpoint::open(head))) {
+        assert_eq!(checksum(&c.tensors[c.n_base..]), c.checksum, "{}", c.variant);
     }
 }
 
@@ -30,6 +30,37 @@ fn every_family_has_goldens() {
     let archs: Vec<&str> = all().iter().map(|c| family(c).arch).collect();
     for family in pith_models::FAMILIES {
         assert!(archs.contains(&family.arch), "{}", family.arch);
+    }
+}
+
+/// Families that `transformers` has classifiers of, by kind; make_heads.py adds those that come.
+const CLASSIFIERS: [(ClassifierKind, &[&str]); 2] = [
+    (
+        ClassifierKind::Sequence,
+        &[
+            "gpt2", "gptneo", "gptj", "gptneox", "opt", "bloom", "llama", "qwen2", "qwen3",
+            "gemma", "gemma2", "gemma3",
+        ],
+    ),
+    (
+        ClassifierKind::Token,
+        &["gpt2", "gptneo", "gptneox", "bloom", "llama", "qwen2", "qwen3", "gemma", "gemma2"],
+    ),
+];
+
+#[test]
+fn families_have_goldens_of_their_heads() {
+    let class = |head: &String| -> String {
+        Checkpoint::open(head).config()["architectures"][0].as_str().unwrap().into()
+    };
+    let classes: Vec<String> = heads().iter().map(class).collect();
+    let known: Vec<_> =
+        classes.iter().map(|class| by_head_class(class, |_| false).expect(class)).collect();
+    for (kind, families) in CLASSIFIERS {
+        for arch in families {
+            let there = known.iter().any(|h| h.family.arch == *arch && h.kind == kind);
+            assert!(there, "{arch} {kind:?}");
+        }
     }
 }
 

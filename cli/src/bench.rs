@@ -142,6 +142,7 @@ struct Results {
 pub fn run(args: &Args) -> Result<End> {
     catch_interrupts()?;
     let model = Model::open(&args.model)?;
+    model.require_language_model()?;
     let mut bench = Bench {
         args,
         model: &model,

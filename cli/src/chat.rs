@@ -90,6 +90,7 @@ pub fn run(args: &Args) -> Result<End> {
     catch_interrupts()?;
     let began = Instant::now();
     let model = Model::open(&args.model)?;
+    model.require_language_model()?;
     let template = template(&model, args)?;
     let session = args.place.session(&model)?;
     let (sampler, _) = args.sampling.sampler();

@@ -113,6 +113,12 @@ fn text(report: &Report, out: &str) -> String {
     lines.extend(report.formats.iter().map(|count| {
         format!("  {:<7} {:>4} tensors  {}", count.format.name(), count.tensors, mib(count.bytes))
     }));
+    if let Some(head) = &report.classifier {
+        let (kind, n, problem) = (head.kind.name(), head.labels.len(), head.problem.name());
+        let labels = if n == 1 { "label" } else { "labels" };
+        lines
+            .push(format!("{kind} classifier, {n} {labels}, {problem}: run it by `pith classify`"));
+    }
     if report.tied {
         lines.push("the output matrix is the embedding: stored once".into());
     }
@@ -132,7 +138,8 @@ fn text(report: &Report, out: &str) -> String {
             .map(|key| format!("ignored configuration key {key}: as you asked")),
     );
     if !report.stock {
-        lines.push("llama.cpp does not know this architecture; pith runs it".into());
+        let what = if report.classifier.is_some() { "head" } else { "architecture" };
+        lines.push(format!("llama.cpp does not know this {what}; pith runs it"));
     }
     lines.join("\n") + "\n"
 }

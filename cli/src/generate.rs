@@ -29,8 +29,9 @@ pub struct Place {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
     /// How keys and values of the context are kept: f16, f32 or q8_0, about half of f16's memory
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
-    pub cache_type: cache::Type,
+    /// [default: f16; f32 to classify]
+    #[arg(long, value_name = "TYPE", value_parser = cache_type)]
+    pub cache_type: Option<cache::Type>,
     /// Kernels by name instead of the best ones this machine has (`scalar` is the reference)
     #[arg(long, value_name = "NAME", value_parser = kernels)]
     pub kernels: Option<&'static Kernels>,
@@ -50,7 +51,7 @@ impl Place {
         Options {
             n_ctx: self.ctx,
             n_seq: 1,
-            cache: self.cache_type,
+            cache: self.cache_type.unwrap_or(cache::Type::F16),
             n_threads: self.threads,
             kernels: self.kernels,
             max_memory: self.max_memory.map(|mib| mib.saturating_mul(1 << 20)),

@@ -9,6 +9,7 @@ use std::{
 use pith::{
     Model, Result,
     gguf::{Array, Gguf, Tensor, Value},
+    model::Classifier,
     plan::Op,
 };
 use serde_json::{Map, Value as Json, json};
@@ -67,6 +68,11 @@ fn json(model: &Model, args: &Args) -> Result<Json> {
             "title": model.family().title,
             "spec": Json::Object(spec(model).map(|(name, value)| (name.into(), value.into())).collect()),
         },
+        "classifier": model.classifier().map(|head| json!({
+            "kind": head.kind().name(),
+            "problem_type": head.problem().name(),
+            "labels": head.labels(),
+        })),
         "metadata": gguf.metadata().iter().map(|(key, value)| ((*key).to_owned(), value_json(value))).collect::<Map<_, _>>(),
         "memory": {
             "n_ctx": session.n_ctx(),
@@ -117,6 +123,9 @@ fn text(model: &Model, args: &Args) -> Result<String> {
         &format!("Family {}: {}", model.family().arch, model.family().title),
         &mut spec(model).map(|(name, value)| (name.to_owned(), value)),
     );
+    if let Some(head) = model.classifier() {
+        section("Classification head", &mut head_rows(head));
+    }
     section(
         "Metadata",
         &mut gguf.metadata().iter().map(|(key, value)| (shown(key), value_text(value))),
@@ -186,6 +195,17 @@ fn spec(model: &Model) -> impl Iterator<Item = (&'static str, String)> {
     .into_iter()
 }
 
+/// What the head is, then its labels by number.
+fn head_rows(head: &Classifier) -> impl Iterator<Item = (String, String)> {
+    let labels = head.labels().iter().enumerate();
+    [
+        ("kind".to_owned(), head.kind().name().to_owned()),
+        ("problem".to_owned(), head.problem().name().to_owned()),
+    ]
+    .into_iter()
+    .chain(labels.map(|(i, label)| (format!("label {i}"), shown(label))))
+}
+
 /// Bytes of all tensors.
 fn weights(gguf: &Gguf<'_>) -> u64 {
     gguf.tensors().iter().map(|tensor| tensor.data.len() as u64).sum()
@@ -242,7 +262,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// Text of a file as it may go to a terminal: on one line, without control characters, cut.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let mut out: String = text.chars().take(SHOWN_CHARS).flat_map(visible).collect();
     if text.chars().nth(SHOWN_CHARS).is_some() {
         let _ = write!(out, "... ({} bytes)", text.len());

@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod classify;
 mod convert;
 mod demo;
 mod families;
@@ -58,6 +59,7 @@ enum Command {
     Convert(convert::Args),
     Run(run::Args),
     Chat(chat::Args),
+    Classify(classify::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
@@ -91,6 +93,7 @@ fn dispatch(command: Command) -> Result<End> {
         Command::Convert(args) => convert::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Classify(args) => classify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Kernels(args) => kernels::run(&args),

@@ -85,12 +85,13 @@ impl Prompt {
     }
 }
 
-fn read_text(from: impl Read, name: &Path) -> Result<String> {
+/// All of a UTF-8 text of bearable size.
+pub fn read_text(from: impl Read, name: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     from.take(MAX_PROMPT + 1).read_to_end(&mut bytes).map_err(Error::io("read", name))?;
     if bytes.len() as u64 > MAX_PROMPT {
         return Err(Error::Invalid(format!(
-            "{}: a prompt of over {MAX_PROMPT} bytes",
+            "{}: a text of over {MAX_PROMPT} bytes",
             name.display()
         )));
     }
@@ -106,6 +107,7 @@ pub fn run(args: &Args) -> Result<End> {
     catch_interrupts()?;
     let began = Instant::now();
     let model = Model::open(&args.model)?;
+    model.require_language_model()?;
     let session = args.place.session(&model)?;
     let (sampler, seed) = args.sampling.sampler();
     let load = began.elapsed();

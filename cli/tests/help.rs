@@ -8,7 +8,7 @@ fn pith(args: &[&str]) -> Output {
 
 #[test]
 fn help_of_every_command_has_examples() {
-    for command in ["convert", "run", "chat", "inspect", "bench", "kernels", "demo"] {
+    for command in ["convert", "run", "chat", "classify", "inspect", "bench", "kernels", "demo"] {
         let output = pith(&[command, "--help"]);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success());

@@ -2,14 +2,18 @@
 //! conversion stops and names it.
 
 mod attention;
+mod classifier;
 mod nested;
 mod rope;
 
+pub use classifier::Classifier;
 pub(crate) use rope::Scaling;
 
 use nested::{flat, is_set};
 use pith::{Error, Result};
-use pith_models::{Act, Family, Hp, Kind, Means, Norm, REFUSED, Value as Default, WindowPattern};
+use pith_models::{
+    Act, Family, HeadClass, Hp, Kind, Means, Norm, REFUSED, Value as Default, WindowPattern,
+};
 use serde_json::{Map, Value};
 
 /// Bounds as the runtime has them: more is a damaged or hostile file.
@@ -38,6 +42,8 @@ pub struct Config {
     pub tied: Option<bool>,
     /// `bos_token_id` and its like with their ids (`eos_token_id` may be a list).
     pub special: Vec<(&'static str, Vec<u32>)>,
+    /// The head, where the class is one that classifies.
+    pub classifier: Option<Classifier>,
     /// How rope is stretched.
     pub(crate) scaling: Scaling,
     /// Keys that are ignored on the caller's word.
@@ -70,12 +76,13 @@ impl Config {
         let json = json
             .as_object()
             .ok_or_else(|| Error::malformed("JSON", "config.json holds no object"))?;
-        let (family, class) = find_family(json)?;
+        let (family, class, head) = find_family(json)?;
         let mut config = Config {
             family,
             act: family.block.act,
             tied: None,
             special: Vec::new(),
+            classifier: head.map(|head| classifier::read(json, &head)).transpose()?,
             scaling: Scaling::None,
             allowed: Vec::new(),
             attention: attention::Attention::default(),
@@ -491,8 +498,9 @@ fn number(key: &str, value: &Value, hp: Hp) -> Result<Number> {
     }
 }
 
-/// The family of `architectures`, and the class that is named there.
-fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
+/// The family of `architectures`, the class that is named there, or, for one that classifies, the
+/// class of the language model with the same blocks, and the former.
+fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str, Option<HeadClass>)> {
     let classes = json.get("architectures").and_then(Value::as_array);
     let class = match classes.map(Vec::as_slice) {
         Some([class]) => class.as_str(),
@@ -504,13 +512,20 @@ fn find_family(json: &Map<String, Value>) -> Result<(&'static Family, &str)> {
                 .into(),
         )
     })?;
-    if let Some(family) = pith_models::by_config(class, |flag| is_set(json, flag)) {
-        return Ok((family, class));
+    let set = |flag: &str| is_set(json, flag);
+    if let Some(family) = pith_models::by_config(class, set) {
+        return Ok((family, class, None));
     }
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == class) {
         return Err(Error::Unsupported(format!("the class `{class}`: {why}")));
     }
+    if let Some(head) = pith_models::by_head_class(class, set) {
+        return Ok((head.family, head.lm_class, Some(head)));
+    }
     let known: Vec<_> = pith_models::FAMILIES.iter().flat_map(|family| family.classes).collect();
     let known = known.into_iter().copied().collect::<Vec<_>>().join(", ");
-    Err(Error::Unsupported(format!("the class `{class}`; pith converts {known}")))
+    Err(Error::Unsupported(format!(
+        "the class `{class}`; pith converts {known}, and of the same families \
+         ForSequenceClassification and ForTokenClassification"
+    )))
 }

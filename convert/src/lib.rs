@@ -134,7 +134,8 @@ pub fn convert(
     Ok(Report {
         family: config.family.title,
         arch: config.family.arch,
-        stock: config.family.stock,
+        stock: config.family.stock && config.classifier.is_none(),
+        classifier: config.classifier,
         formats: count_formats(&jobs),
         n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
         bytes_in: source.n_bytes(),

@@ -8,7 +8,7 @@ use crate::{
     source::{Entry, Source, Tensor, View},
 };
 use pith::{Error, Result};
-use pith_models::{Fold, Hp, Join, Need, QkNorm, TensorRow};
+use pith_models::{Fold, HEAD_SOURCES, HEAD_TENSOR, Hp, Join, Need, QkNorm, TensorRow};
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
@@ -132,8 +132,14 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
     let mut mapper = Mapper::new(source, config)?;
     let family = mapper.config.family;
     // Outer tensors in front, then the blocks, as the rows list them.
+    let classifies = mapper.config.classifier.is_some();
     for row in family.tensors.iter().filter(|row| !row.source.contains("{}")) {
-        mapper.place(row, None)?;
+        if !(classifies && is_output(row)) {
+            mapper.place(row, None)?;
+        }
+    }
+    if classifies {
+        mapper.place_classifier()?;
     }
     for il in 0..mapper.config.size(Hp::NLayer) {
         for row in family.tensors.iter().filter(|row| row.source.contains("{}")) {
@@ -147,6 +153,7 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
         mapper.tensors.push(Mapped { name: name.into(), dims, values });
     }
     let Mapper { tensors, ignored, tied, .. } = mapper;
+    let tied = tied && !classifies;
     Ok(Mapping { tensors, ignored, tied })
 }
 
@@ -264,6 +271,37 @@ impl<'a, 'c> Mapper<'a, 'c> {
         self.filled.insert(to.clone(), row.source.to_owned());
         self.tensors.push(Mapped { name: to, dims, values: Values::Computed(values) });
         Ok(())
+    }
+
+    /// Puts the classifier's head where it goes: the one product under either name.
+    fn place_classifier(&mut self) -> Result<()> {
+        let source = self.source;
+        for leaf in ["weight", "bias"] {
+            let to = format!("{HEAD_TENSOR}.{leaf}");
+            let names = HEAD_SOURCES.iter().map(|stem| format!("{stem}.{leaf}"));
+            let found: Vec<_> = names.filter_map(|name| source.tensor(&name)).collect();
+            match found[..] {
+                [] if leaf == "bias" => {}
+                [] => self.missing.push((to, format!("{}.{leaf}", HEAD_SOURCES.join(" or ")))),
+                [tensor] => {
+                    self.consumed.insert(&tensor.entry.name);
+                    let mapped = self.fold(tensor, Fold::Keep, to, None)?;
+                    self.tensors.push(mapped);
+                }
+                _ => {
+                    let names: Vec<_> =
+                        found.iter().map(|t| format!("`{}`", t.entry.name)).collect();
+                    return Err(Error::Unsupported(format!("{} are {to}", names.join(" and "))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a classifier's checkpoint has the tensor from the language model that it was.
+    fn is_unused_output(&self, name: &str) -> bool {
+        let row = self.config.family.source_row(name);
+        self.config.classifier.is_some() && row.is_some_and(|(row, _)| is_output(row))
     }
 
     fn wanted(&self, to: &str) -> Result<shapes::Shape> {
@@ -460,6 +498,10 @@ impl<'a, 'c> Mapper<'a, 'c> {
             }
             match self.config.family.ignores(&entry.name) {
                 Some(why) => self.ignored.push((entry.name.clone(), why.into())),
+                None if self.is_unused_output(&entry.name) => {
+                    let why = "the language model's output: a classifier doesn't use it";
+                    self.ignored.push((entry.name.clone(), why.into()));
+                }
                 None => left.push(format!("`{}` {:?}", entry.name, entry.shape)),
             }
         }
@@ -494,6 +536,11 @@ fn check_shape(tensor: &Tensor, to: &str, wanted: &[usize]) -> Result<()> {
         return Err(Error::Unsupported(format!("tensor `{name}` is empty")));
     }
     Ok(())
+}
+
+/// Whether a tensor belongs to the language model's output matrix.
+fn is_output(row: &TensorRow) -> bool {
+    row.to.starts_with("output.")
 }
 
 fn check_even(head: usize, name: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use crate::{
     Options,
-    config::{Config, Number, token_ids},
+    config::{Classifier, Config, Number, token_ids},
     source::{Source, read_json},
     tokenizer,
     write::Job,
@@ -13,7 +13,7 @@ use pith::{
     gguf::{OwnedValue, Writer},
     quant::Format,
 };
-use pith_models::Hp;
+use pith_models::{Hp, KIND_KEY, LABELS_KEY, PAD_KEY, POOLING_KEY, PROBLEM_KEY};
 use serde_json::Value;
 use std::{collections::HashSet, path::Path};
 
@@ -51,6 +51,9 @@ pub(crate) fn metadata(
     if config.act != family.block.act {
         keys.set("pith.activation", OwnedValue::String(config.act.name().into()))?;
     }
+    if let Some(classifier) = &config.classifier {
+        set_classifier(&mut keys, family.arch, classifier)?;
+    }
     if !config.allowed.is_empty() {
         keys.set("pith.convert.allowed_unknown", OwnedValue::Strings(config.allowed.clone()))?;
     }
@@ -68,6 +71,19 @@ impl Keys {
     fn set(&mut self, key: &str, value: OwnedValue) -> Result<()> {
         self.known.insert(key.to_owned());
         self.writer.set(key, value)
+    }
+}
+
+/// The head's labels, and what its logits are and mean.
+fn set_classifier(keys: &mut Keys, arch: &str, classifier: &Classifier) -> Result<()> {
+    let Classifier { kind, problem, labels, pad } = classifier;
+    keys.set(&format!("{arch}.{LABELS_KEY}"), OwnedValue::Strings(labels.clone()))?;
+    keys.set(&format!("{arch}.{POOLING_KEY}"), OwnedValue::U32(kind.pooling()))?;
+    keys.set(KIND_KEY, OwnedValue::String(kind.name().into()))?;
+    keys.set(PROBLEM_KEY, OwnedValue::String(problem.name().into()))?;
+    match pad {
+        Some(pad) => keys.set(PAD_KEY, OwnedValue::U32(*pad)),
+        None => Ok(()),
     }
 }
 

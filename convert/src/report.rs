@@ -1,5 +1,6 @@
 //! What a conversion did, for people and for JSON.
 
+use crate::config::Classifier;
 use pith::quant::Format;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -11,8 +12,10 @@ pub struct Report {
     pub family: &'static str,
     /// GGUF `general.architecture`.
     pub arch: &'static str,
-    /// Whether llama.cpp runs files of this architecture.
+    /// Whether llama.cpp runs this file: it knows the architecture, and there is no head on it.
     pub stock: bool,
+    /// The head, if the model classifies.
+    pub classifier: Option<Classifier>,
     /// Tensors and bytes per format, in GGUF's order of formats.
     pub formats: Vec<FormatCount>,
     /// Values of all tensors.
@@ -95,6 +98,11 @@ impl Report {
             "family": self.family,
             "architecture": self.arch,
             "llama_cpp": self.stock,
+            "classifier": self.classifier.as_ref().map(|head| json!({
+                "kind": head.kind.name(),
+                "problem_type": head.problem.name(),
+                "labels": head.labels,
+            })),
             "formats": formats,
             "n_params": self.n_params,
             "bytes_in": self.bytes_in,

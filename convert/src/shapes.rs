@@ -1,7 +1,7 @@
 //! The shape that each GGUF tensor must have, from the model's numbers.
 
 use crate::config::Config;
-use pith_models::{Ffn, Hp, QkNorm};
+use pith_models::{Ffn, HEAD_TENSOR, Hp, QkNorm};
 
 /// Wanted shape as PyTorch writes it: `[n]`, or `[n_out, n_in]`.
 pub(crate) type Shape = Vec<usize>;
@@ -49,6 +49,7 @@ pub(crate) fn wanted(config: &Config, embedding: Embedding, name: &str) -> Optio
         "project_in" => matrix(n_embd, embedding.width),
         "project_out" => matrix(embedding.width, n_embd),
         "output" => matrix(embedding.n_vocab, embedding.width),
+        HEAD_TENSOR => matrix(config.classifier.as_ref()?.labels.len(), embedding.width),
         "position_embd" => matrix(config.size(Hp::NCtx), n_embd),
         "attn_q" => matrix(q, n_embd),
         "attn_k" | "attn_v" => matrix(kv, n_embd),

@@ -5,7 +5,8 @@
 //! 3. A quantized type applies to all matrices but the embedding and the output, whose errors reach
 //!    every token and which small models spend few bytes on: these get Q8_0 beside 5 bits and
 //!    more, Q6_K beside 4 bits and less.
-//! 4. Where a row isn't a multiple of the block, the next simpler format takes its place as in
+//! 4. A classifier's head, a few rows that decide everything, stays F32 beside any quantized type.
+//! 5. Where a row isn't a multiple of the block, the next simpler format takes its place as in
 //!    llama.cpp: Q2_K, Q3_K, IQ4_XS -> IQ4_NL, Q4_K -> Q5_0, Q5_K -> Q5_1, Q6_K -> Q8_0, and F16
 //!    where a row isn't a multiple of 32 either. Each such fallback is reported.
 
@@ -98,6 +99,7 @@ pub(crate) fn choose(
         (Target::Source, _) => Format::F32,
         (Target::Format(format), _) => match name {
             "token_embd.weight" | "output.weight" => beside(format),
+            "cls.output.weight" if !format.is_float() => Format::F32,
             _ => format,
         },
     };
@@ -163,6 +165,12 @@ mod tests {
             assert_eq!(chosen(F16, name, 2, 64), F16);
         }
         assert_eq!(chosen(Q4_K, "blk.0.ffn_up.weight", 2, 256), Q4_K);
+    }
+
+    #[test]
+    fn a_classifiers_head_is_never_quantized() {
+        let head = |format| chosen(format, "cls.output.weight", 2, 256);
+        assert_eq!([Q4_K, Q8_0, F16, BF16, F32].map(head), [F32, F32, F16, BF16, F32]);
     }
 
     #[test]

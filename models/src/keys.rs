@@ -30,7 +30,7 @@ const RETURNS: &str = "what a library returns";
 const GENERATION: &str = "a default of text generation, which is the caller's choice";
 const TRAINING: &str = "training only";
 const TOKENIZER: &str = "the tokenizer's own files say it";
-const OTHER_HEAD: &str = "describes a head of another class";
+const OTHER_HEAD: &str = "describes a classification head: read where the class has one";
 
 /// Keys that are harmless in every family, each with its reason.
 pub const HARMLESS: &[(&str, &str)] = &[

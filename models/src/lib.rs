@@ -7,6 +7,7 @@
 #![no_std]
 
 mod bigcode;
+mod classifier;
 mod codegen;
 mod falcon;
 mod gemma;
@@ -22,6 +23,7 @@ mod smollm3;
 mod stablelm;
 
 pub use bigcode::*;
+pub use classifier::*;
 pub use codegen::*;
 pub use falcon::*;
 pub use gemma::*;
@@ -74,6 +76,11 @@ pub const REFUSED: &[(&str, &str)] = &[
         "Gemma3ForConditionalGeneration",
         "it holds a vision tower and nests the text model; save its `language_model` as \
          Gemma3ForCausalLM and convert that",
+    ),
+    (
+        "Gemma3ForSequenceClassification",
+        "it holds a vision tower and nests the text model; save its text part as \
+         Gemma3TextForSequenceClassification and convert that",
     ),
     ("GPT2DoubleHeadsModel", "it has a multiple-choice head; save it as GPT2LMHeadModel"),
     ("LlamaModel", "it has no head and isn't tied; save it as LlamaForCausalLM"),

@@ -75,6 +75,34 @@ fn families_are_told_apart() {
 }
 
 #[test]
+fn every_family_has_its_classifiers() {
+    for family in FAMILIES {
+        let flag = |name: &str| BY_FLAG.iter().any(|(f, by)| (*f, by.arch) == (name, family.arch));
+        let arch =
+            |class: &str| by_head_class(class, flag).map(|head| (head.family.arch, head.kind));
+        let bases = family.classes.iter().filter_map(|class| {
+            class.strip_suffix("ForCausalLM").or(class.strip_suffix("LMHeadModel"))
+        });
+        for base in bases {
+            let wanted = |kind| Some((family.arch, kind));
+            let sequence = arch(&format!("{base}ForSequenceClassification"));
+            assert!(sequence == wanted(ClassifierKind::Sequence), "{base}: {sequence:?}");
+            let token = arch(&format!("{base}ForTokenClassification"));
+            assert!(token == wanted(ClassifierKind::Token), "{base}: {token:?}");
+        }
+    }
+    let by_head_class = |class: &str| by_head_class(class, |_| false);
+    let text = by_head_class("Gemma3TextForSequenceClassification").unwrap();
+    assert_eq!((text.family.arch, text.lm_class), ("gemma3", "Gemma3ForCausalLM"));
+    assert_eq!(by_head_class("OPTForSequenceClassification").unwrap().pad, Some(1));
+    assert_eq!(by_head_class("LlamaForSequenceClassification").unwrap().pad, None);
+    assert!(by_class("GPT2ForSequenceClassification").is_none());
+    for other in ["BertForSequenceClassification", "ForTokenClassification", "GPT2LMHeadModel"] {
+        assert!(by_head_class(other).is_none(), "{other}");
+    }
+}
+
+#[test]
 fn tensors_go_to_names_that_exist() {
     for family in FAMILIES {
         let whole = family.tensors.iter().filter(|r| r.fold != Fold::OneOfQkv);

@@ -85,6 +85,12 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// GELU, tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh(u)) = x / (1 + e^-2u) with
 /// u = sqrt(2/pi) (x + 0.044715 x^3).
 #[inline(always)]
@@ -232,6 +238,10 @@ mod tests {
         for x in sweep(-12.0, 12.0, 200_000) {
             let (x32, x) = (x as f32, f64::from(x as f32));
             assert!((f64::from(tanh(x32)) - x.tanh()).abs() < 2e-7, "tanh({x})");
+            assert!(
+                (f64::from(sigmoid(x32)) - 1.0 / (1.0 + (-x).exp())).abs() < 2e-7,
+                "sigmoid({x})"
+            );
             let wanted = x / (1.0 + (-x).exp());
             assert!((f64::from(silu(x32)) - wanted).abs() < 2e-6, "silu({x})");
             let u = (2.0 / PI).sqrt() * (x + 0.044715 * x * x * x);

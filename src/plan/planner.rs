@@ -1,6 +1,6 @@
 //! Builds a plan from a family's switches and a file's numbers.
 
-use pith_models::{Ffn, Join, Need, Norm, Pairing, Position, QkNorm, TensorRow};
+use pith_models::{Ffn, HEAD_TENSOR, Join, Need, Norm, Pairing, Position, QkNorm, TensorRow};
 
 use super::{Attend, Buf, BufKind, BufSpec, Head, NormSpec, Op, Part, Plan, RopeSpec};
 use crate::{
@@ -369,9 +369,12 @@ impl<'m> Planner<'m> {
             hidden = self.buffer("hidden", hp.n_embd, BufKind::F32, true);
             self.norm("output_norm", wanted, hidden)?;
         }
-        let head = match self.model.weight("output.weight") {
-            Some(_) => "output",
-            None => "token_embd",
+        let (head, n_out, softcap) = match self.model.classifier() {
+            Some(classifier) => (HEAD_TENSOR, classifier.labels().len(), None),
+            None if self.model.weight("output.weight").is_some() => {
+                ("output", hp.n_vocab, hp.logit_softcap)
+            }
+            None => ("token_embd", hp.n_vocab, hp.logit_softcap),
         };
         let width = self.model.weight("token_embd.weight").map_or(hp.n_embd, |w| w.n_in);
         let mut input = hidden;
@@ -379,13 +382,15 @@ impl<'m> Planner<'m> {
             input = self.buffer("projected", width, BufKind::F32, true);
             self.linear("project_out", width, hidden, input, 0)?;
         }
-        let logits = self.buffer("logits", hp.n_vocab, BufKind::F32, true);
-        let (mut part, input) = self.part(head, hp.n_vocab, input)?;
+        let logits = self.buffer("logits", n_out, BufKind::F32, true);
+        let (mut part, input) = self.part(head, n_out, input)?;
         // A tied head has its bias all the same (CodeGen, Phi).
-        part.bias = self.vector("output.bias".into(), hp.n_vocab)?;
-        let head = Head { part: part.clone(), input, softcap: hp.logit_softcap };
+        if self.model.classifier().is_none() {
+            part.bias = self.vector("output.bias".into(), n_out)?;
+        }
+        let head = Head { part: part.clone(), input, softcap };
         self.ops.push(Op::Linear { parts: vec![part], input, out: logits, col: 0 });
-        if let Some(cap) = hp.logit_softcap {
+        if let Some(cap) = softcap {
             self.ops.push(Op::Softcap { buf: logits, cap });
         }
         Ok(Plan { ops: self.ops, buffers: self.buffers, ropes: self.ropes, logits, hidden, head })

@@ -21,7 +21,9 @@ pub struct Checkpoint {
     /// "F32", "F16" or "BF16".
     pub dtype: String,
     pub tensors: Vec<Tensor>,
-    /// What make.py found: see [`checksum`].
+    /// How many of them are another variant's, on which a head stands: they come first.
+    pub n_base: usize,
+    /// What make.py found of the rest: see [`checksum`].
     pub checksum: u64,
     tokenizer: PathBuf,
 }
@@ -45,6 +47,18 @@ pub struct Golden {
     pub top1: Vec<u32>,
     /// All logits, `[n_vocab]`, after some positions.
     pub logits: Vec<(usize, Vec<f32>)>,
+}
+
+/// What PyTorch said of one text with a head on top.
+pub struct HeadGolden {
+    pub text: Option<String>,
+    pub ids: Vec<u32>,
+    /// `[n_answers, n_labels]`
+    pub logits: Vec<f32>,
+    /// What the library's pipeline makes of them.
+    pub values: Vec<f32>,
+    /// The likeliest label of each answer.
+    pub labels: Vec<String>,
 }
 
 /// How [`Checkpoint::write`] lays out a folder.
@@ -72,7 +86,16 @@ pub fn goldens() -> PathBuf {
 
 /// All variants that have goldens, sorted by name.
 pub fn variants() -> Vec<String> {
-    let entries = fs::read_dir(goldens()).unwrap().map(|e| e.unwrap());
+    with_goldens(&goldens())
+}
+
+/// All classification heads that have goldens, sorted by name: variants of make_heads.py.
+pub fn heads() -> Vec<String> {
+    with_goldens(&goldens().join("heads")).iter().map(|name| format!("heads/{name}")).collect()
+}
+
+fn with_goldens(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap());
     let mut names: Vec<String> = entries
         .filter(|e| e.path().join("golden.json").exists())
         .map(|e| e.file_name().into_string().unwrap())
@@ -86,13 +109,21 @@ impl Checkpoint {
     pub fn open(variant: &str) -> Checkpoint {
         let folder = goldens().join(variant);
         let manifest = read_json(&folder.join("manifest.json"));
-        let tensors = manifest["tensors"].as_array().unwrap();
+        let own = manifest["tensors"].as_array().unwrap().iter().map(Tensor::from_json);
+        let mut tensors = match manifest["base"].as_str() {
+            Some(base) => Checkpoint::open(base).tensors,
+            None => Vec::new(),
+        };
+        tensors.retain(|t| !["lm_head.", "embed_out."].iter().any(|head| t.name.starts_with(head)));
+        let n_base = tensors.len();
+        tensors.extend(own);
         Checkpoint {
             variant: variant.into(),
             dtype: manifest["dtype"].as_str().unwrap().into(),
             checksum: u64::from_str_radix(manifest["checksum"].as_str().unwrap(), 16).unwrap(),
             tokenizer: goldens().join("tokenizers").join(manifest["tokenizer"].as_str().unwrap()),
-            tensors: tensors.iter().map(Tensor::from_json).collect(),
+            tensors,
+            n_base,
             folder,
         }
     }
@@ -106,6 +137,12 @@ impl Checkpoint {
     pub fn goldens(&self) -> Vec<Golden> {
         let golden = read_json(&self.folder.join("golden.json"));
         golden["sequences"].as_array().unwrap().iter().map(Golden::from_json).collect()
+    }
+
+    /// What PyTorch said with a head on top.
+    pub fn head_goldens(&self) -> Vec<HeadGolden> {
+        let golden = read_json(&self.folder.join("golden.json"));
+        golden["sequences"].as_array().unwrap().iter().map(HeadGolden::from_json).collect()
     }
 
     /// Writes config.json, the tokenizer and the weights as safetensors into a folder that exists.
@@ -218,16 +255,35 @@ impl Tensor {
     }
 }
 
+impl HeadGolden {
+    fn from_json(row: &Value) -> HeadGolden {
+        let labels = row["labels"].as_array().unwrap().iter();
+        HeadGolden {
+            text: row["text"].as_str().map(str::to_owned),
+            ids: ids(&row["ids"]),
+            logits: floats(&row["logits"]),
+            values: floats(&row["values"]),
+            labels: labels.map(|label| label.as_str().unwrap().into()).collect(),
+        }
+    }
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    let bytes = base64(value.as_str().unwrap());
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
 impl Golden {
     fn from_json(row: &Value) -> Golden {
-        let ids = |v: &Value| -> Vec<u32> {
-            v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
-        };
-        let logits = row["logits"].as_array().unwrap().iter().map(|r| {
-            let bytes = base64(r["f32"].as_str().unwrap());
-            let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-            (r["at"].as_u64().unwrap() as usize, floats.collect())
-        });
+        let logits = row["logits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| (r["at"].as_u64().unwrap() as usize, floats(&r["f32"])));
         Golden { ids: ids(&row["ids"]), top1: ids(&row["top1"]), logits: logits.collect() }
     }
 }
