@@ -16,7 +16,8 @@ const FOUNDRY: &str = "MPTForCausalLM";
 const NO_ROPE: Means = Ignored("read only with rope");
 const TRAINING: Means = Ignored("training only");
 
-/// MPT (MosaicML 2023), as llm-foundry and transformers 5 define it.
+/// MPT (MosaicML 2023), as llm-foundry and transformers 5 define it. llama.cpp's graph ends with an
+/// assertion where q and k have norms.
 pub const MPT: Family = Family {
     arch: "mpt",
     title: "MPT",
