@@ -5,7 +5,7 @@
 use crate::{
     config::Config,
     shapes::{self, Embedding},
-    source::{Source, Tensor, View},
+    source::{Entry, Source, Tensor, View},
 };
 use pith::{Error, Result};
 use pith_models::{Fold, Hp, Need, TensorRow};
@@ -127,7 +127,7 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
     Ok(Mapping { tensors, ignored, tied })
 }
 
-struct Mapper<'a, 'c> {
+pub(crate) struct Mapper<'a, 'c> {
     source: &'a Source,
     config: &'c Config,
     embedding: Embedding,
@@ -230,8 +230,23 @@ impl<'a, 'c> Mapper<'a, 'c> {
             return Err(Error::Unsupported(format!("tensor `{}` is empty", entry.name)));
         }
         let view = self.source.view(tensor)?;
-        let head = self.config.head_dim();
-        let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
+        let parts = Mapper::arrange(view, fold, self.config, entry, wanted[0])?;
+        let add = if fold == Fold::AddOne { 1.0 } else { 0.0 };
+        let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
+        Ok(Mapped { name: to, dims, values: Values::Source { tensor, parts, add, fold } })
+    }
+
+    /// The rows of `entry` in the order that the fold gives them, of which there are then `n_rows`:
+    /// views one behind the other.
+    pub(crate) fn arrange(
+        view: View,
+        fold: Fold,
+        config: &Config,
+        entry: &Entry,
+        n_rows: usize,
+    ) -> Result<Vec<View>> {
+        let head = config.head_dim();
+        let (n_head, n_kv) = (config.size(Hp::NHead), config.size(Hp::NHeadKv));
         // Half-split pairs become adjacent ones: old row s * head/2 + i is new row 2 i + s.
         let permute = |view: View, heads: usize| {
             check_even(head, &entry.name)?;
@@ -257,11 +272,9 @@ impl<'a, 'c> Mapper<'a, 'c> {
                 let take = |start, len| view.clone().narrow(1, start, len);
                 vec![take(0, queries), take(queries, 1), take(queries + 1, 1)]
             }
-            Fold::DropRows(n) => vec![view.narrow(0, n as usize, wanted[0])],
+            Fold::DropRows(n) => vec![view.narrow(0, n as usize, n_rows)],
         };
-        let add = if fold == Fold::AddOne { 1.0 } else { 0.0 };
-        let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
-        Ok(Mapped { name: to, dims, values: Values::Source { tensor, parts, add, fold } })
+        Ok(parts)
     }
 
     /// Whether a head holds the values of the embedding, bit for bit.
@@ -337,7 +350,7 @@ fn check_even(head: usize, name: &str) -> Result<()> {
 }
 
 /// The tensor of a row in layer `il`, under the first of the family's prefixes that has it.
-fn find<'a>(
+pub(crate) fn find<'a>(
     source: &'a Source,
     config: &Config,
     row: &TensorRow,
@@ -347,7 +360,8 @@ fn find<'a>(
     config.family.prefixes.iter().find_map(|prefix| source.tensor(&format!("{prefix}{name}")))
 }
 
-fn fill(pattern: &str, il: Option<usize>) -> String {
+/// A row's name with its layer number.
+pub(crate) fn fill(pattern: &str, il: Option<usize>) -> String {
     match il {
         Some(il) => pattern.replace("{}", &il.to_string()),
         None => pattern.to_owned(),
