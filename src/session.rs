@@ -8,6 +8,7 @@ use crate::{
     cache::{self, Cache, Shape},
     cpu::{Cpu, Row},
     kernel::Kernels,
+    lora::Adapter,
     model::{Hparams as Hp, Model},
     plan::{Limits, Plan},
 };
@@ -36,6 +37,8 @@ pub struct Options {
     pub cache: cache::Type,
     /// Threads; 0 is all cores.
     pub n_threads: usize,
+    /// Adapters, whose changes are added in this order.
+    pub adapters: Vec<Adapter>,
     /// Instruction set; `None` is the best of this CPU.
     pub kernels: Option<&'static Kernels>,
     /// Ceiling on the planned memory, in bytes.
@@ -53,6 +56,7 @@ impl Default for Options {
             n_top: 0,
             cache: cache::Type::F16,
             n_threads: 0,
+            adapters: Vec::new(),
             kernels: None,
             max_memory: None,
         }
@@ -114,10 +118,10 @@ impl<'m> Session<'m> {
     /// Plans and allocates everything.
     ///
     /// # Errors
-    /// A tensor is missing or misshapen, an option makes no sense for the model, or the plan is
+    /// A tensor is missing or misshapen, an option or adapter makes no sense for the model, or the plan is
     /// over `max_memory`.
     pub fn new(model: &'m Model, options: &Options) -> Result<Session<'m>> {
-        let plan = Plan::new(model)?;
+        let plan = Plan::new(model, &options.adapters)?;
         let hp = model.hparams();
         let n_ctx = match options.n_ctx {
             0 => hp.n_ctx.min(DEFAULT_CTX),

@@ -1,9 +1,13 @@
 //! PEFT adapters end to end: what PEFT computes with base and adapter (tests/goldens/adapters.py
-//! says with which versions) is what a file gives into which the adapter was merged.
+//! says with which versions) is what a file gives into which the adapter was merged, and what the
+//! base's file gives with the adapter's beside it.
 
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
-use pith::{Model, Session, cache, quant::Format, sampler::argmax, session::Options};
+use pith::{
+    Lora, Model, Session, cache, kernel::Kernels, lora::Adapter, quant::Format, sampler::argmax,
+    session::Options,
+};
 use pith_convert::{Report, Target};
 
 #[path = "../../tests/goldens/support/checkpoint.rs"]
@@ -67,5 +71,135 @@ fn merged_files_give_pefts_logits() {
         let model = Model::open(&folder.path().join("merged.gguf")).unwrap();
         let worst = compare(&mut Session::new(&model, &in_f32()).unwrap(), &adapter);
         assert!(worst < 2e-4, "{adapter}: a logit differs by {worst:e}");
+    }
+}
+
+/// What an adapter's file can't hold: the word that the error must have.
+const MERGED_ONLY: &[(&str, &str)] = &[
+    ("gpt2-dora", "use_dora"),
+    ("gpt2-bias", "c_attn.base_layer.bias"),
+    ("llama-dora", "use_dora"),
+    ("llama-embedding-dora", "use_dora"),
+    ("llama-saved", "embed_tokens.weight"),
+    ("llama-saved-head", "lm_head.weight"),
+    ("gptneox-bias", "final_layer_norm"),
+    ("qwen2-lora-bias", "lora_bias"),
+];
+
+fn alone(folder: &Path, target: Format) -> pith::Result<Report> {
+    let out = folder.join("adapter.gguf");
+    let (adapter, base) = (folder.join("adapter"), folder.join("base"));
+    let go = &mut |_: pith_convert::Progress<'_>| ControlFlow::Continue(());
+    pith_convert::convert_adapter(&adapter, &base, &out, &options(target), go)
+}
+
+/// The base's file, and the adapter's.
+fn base_and_adapter(folder: &Path, target: Format) -> (Model, Arc<Lora>) {
+    let out = folder.join("base.gguf");
+    let go = &mut |_: pith_convert::Progress<'_>| ControlFlow::Continue(());
+    pith_convert::convert(&folder.join("base"), &out, &options(target), go).unwrap();
+    alone(folder, Format::F32).unwrap();
+    let lora = Lora::open(&folder.join("adapter.gguf")).unwrap();
+    (Model::open(&out).unwrap(), Arc::new(lora))
+}
+
+/// Adapters that a file can hold.
+fn alone_ones() -> impl Iterator<Item = String> {
+    let held = |name: &String| !MERGED_ONLY.iter().any(|(other, _)| name.ends_with(other));
+    adapters().into_iter().filter(held)
+}
+
+#[test]
+fn a_base_with_an_adapter_beside_it_gives_pefts_logits() {
+    assert!(alone_ones().count() >= 8);
+    for adapter in alone_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &adapter);
+        let (model, lora) = base_and_adapter(folder.path(), Format::F32);
+        let adapters = vec![Adapter { lora, scale: 1.0 }];
+        let mut session = Session::new(&model, &Options { adapters, ..in_f32() }).unwrap();
+        let worst = compare(&mut session, &adapter);
+        assert!(worst < 2e-4, "{adapter}: a logit differs by {worst:e}");
+    }
+}
+
+#[test]
+fn what_a_file_cannot_hold_is_refused_by_name() {
+    for (adapter, word) in MERGED_ONLY {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &format!("adapters/{adapter}"));
+        let error = alone(folder.path(), Format::F32).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("--adapter"), "{adapter}: {error}");
+        assert!(!folder.path().join("adapter.gguf").exists());
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// A quantized base, whose products read codes, beside an adapter of floats.
+#[test]
+fn threads_chunks_and_instruction_sets_do_not_change_a_bit() {
+    for adapter in alone_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &adapter);
+        let (model, lora) = base_and_adapter(folder.path(), Format::Q8_0);
+        let ids = Checkpoint::open(&adapter).goldens().remove(0).ids;
+        let adapters = vec![
+            Adapter { lora: lora.clone(), scale: 0.75 },
+            Adapter { lora: lora.clone(), scale: -0.25 },
+        ];
+        let run = |adapters: &[Adapter], n_threads, n_batch, kernels| {
+            let (n_logits, adapters) = (n_batch, adapters.to_vec());
+            let options =
+                Options { n_threads, n_batch, n_logits, kernels, adapters, ..Options::default() };
+            let mut session = Session::new(&model, &options).unwrap();
+            let mut all = Vec::new();
+            session.eval_all(0, &ids, |_, some| all.extend_from_slice(some)).unwrap();
+            bits(&all)
+        };
+        let wanted = run(&adapters, 1, 64, Kernels::by_name("scalar"));
+        for &kernels in Kernels::available() {
+            for (n_threads, n_batch) in [(1, 1), (2, 7), (3, 64), (4, 16)] {
+                let got = run(&adapters, n_threads, n_batch, Some(kernels));
+                let name = kernels.name();
+                assert!(got == wanted, "{adapter}, {name}, {n_threads} threads, {n_batch}");
+            }
+        }
+        assert_ne!(run(&[], 1, 64, None), wanted, "{adapter} changes nothing");
+        let nothing = [Adapter { lora, scale: 0.0 }];
+        let zeros = |bits: Vec<u32>| -> Vec<f32> { bits.into_iter().map(f32::from_bits).collect() };
+        assert_eq!(zeros(run(&[], 1, 64, None)), zeros(run(&nothing, 1, 64, None)));
+    }
+}
+
+/// Scores make the head's product a few ids at a time, changes included.
+#[test]
+fn scores_are_those_of_the_logits() {
+    for adapter in ["adapters/llama-head", "adapters/gpt2-lora"] {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), adapter);
+        let (model, lora) = base_and_adapter(folder.path(), Format::Q8_0);
+        let ids = Checkpoint::open(adapter).goldens().remove(0).ids;
+        let adapters =
+            vec![Adapter { lora: lora.clone(), scale: 1.0 }, Adapter { lora, scale: 0.5 }];
+        let options =
+            Options { score: true, n_top: 2, n_logits: 8, adapters, ..Options::default() };
+        let mut session = Session::new(&model, &options).unwrap();
+        let n_vocab = model.hparams().n_vocab;
+        let mut all = Vec::new();
+        session.eval_all(0, &ids, |_, some| all.extend_from_slice(some)).unwrap();
+        session.truncate(0, 0);
+        let targets = &ids[1..];
+        let mut n = 0;
+        let check = |i: usize, score: pith::session::Score<'_>| {
+            let logits = &all[i * n_vocab..][..n_vocab];
+            assert_eq!(score.logit.to_bits(), logits[targets[i] as usize].to_bits());
+            assert_eq!(score.top[0].id, argmax(logits));
+            n += 1;
+        };
+        session.score(0, &ids[..ids.len() - 1], targets, check).unwrap();
+        assert_eq!(n, targets.len());
     }
 }
