@@ -12,9 +12,14 @@ mod settings;
 
 pub(crate) use alone::jobs;
 
-use crate::source::{Source, Tensor, read_json};
+use crate::{
+    config::Config,
+    source::{Source, Tensor, read_json},
+    types::Target,
+};
 use pith::{Error, Result};
 use pith_models::{Family, TensorRow};
+use serde_json::Value;
 use settings::{Settings, names_module};
 use std::{
     collections::BTreeMap,
@@ -32,7 +37,7 @@ pub(crate) const CONFIG: &str = "adapter_config.json";
 const FILES: &[&str] = &["adapter_model.safetensors", "adapter_model.bin"];
 
 /// An open adapter.
-pub(crate) struct Adapter {
+pub struct Adapter {
     source: Arc<Source>,
     settings: Settings,
     /// Modules with low-rank changes, by their name in the base.
@@ -113,10 +118,19 @@ impl Adapter {
                 FILES.join(" or ")
             )));
         };
-        Adapter::new(Source::open(weights)?, Settings::read(&read_json(&config)?, allow)?)
+        Adapter::new(Source::open(weights)?, &read_json(&config)?, allow)
     }
 
-    fn new(source: Source, settings: Settings) -> Result<Adapter> {
+    /// An adapter of a parsed `adapter_config.json` and a weight file that is in memory.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn from_parts(config: &Value, weights: Vec<u8>) -> Result<Adapter> {
+        Adapter::new(Source::from_bytes(weights)?, config, &[])
+    }
+
+    fn new(source: Source, config: &Value, allow: &[String]) -> Result<Adapter> {
+        let settings = Settings::read(config, allow)?;
         if let Some(left) = source.leftovers().first() {
             return Err(Error::Unsupported(format!(
                 "the adapter holds `{}`, {}; it should hold tensors only",
@@ -296,25 +310,34 @@ impl Adapter {
         finite(&self.source, tensor)
     }
 
+    /// GGUF names of the tensors that a file of its own holds.
+    ///
+    /// # Errors
+    /// What such a file can't hold, by name; factors of other shapes than the base wants.
+    pub fn tensors(&self, config: &Config) -> Result<Vec<String>> {
+        let (jobs, _) = jobs(self, config, Target::Source)?;
+        Ok(jobs.into_iter().map(|job| job.mapped.name).collect())
+    }
+
     /// Keys that are ignored on the caller's word.
-    pub fn allowed(&self) -> &[String] {
+    pub(crate) fn allowed(&self) -> &[String] {
         &self.settings.allowed
     }
 
     /// What is in it and changes nothing, with the reason.
-    pub fn ignored(&self) -> &[(String, String)] {
+    pub(crate) fn ignored(&self) -> &[(String, String)] {
         &self.ignored
     }
 
     /// The base's own matrices, which PEFT writes beside a changed embedding or head: a file of the
     /// adapter alone leaves them out.
-    pub fn copies(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn copies(&self) -> impl Iterator<Item = &str> {
         let tensors = self.whole.iter().map(|(_, tensor, _)| tensor.as_str());
         tensors.filter(|tensor| is_copy(tensor))
     }
 
     /// The tensors.
-    pub fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &Source {
         &self.source
     }
 }

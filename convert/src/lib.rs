@@ -16,11 +16,11 @@
 //! | `tokenizer` | the tokenizer's files to GGUF keys |
 //! | `metadata` | keys of the written file |
 //! | `write` | encode in parallel, stream, in order |
-//! | `adapter` | PEFT adapters: merged into a checkpoint, or a file of their own |
+//! | [`adapter`] | PEFT adapters: merged into a checkpoint, or a file of their own |
 //! | [`report`] | what was done |
 #![deny(unsafe_code)]
 
-mod adapter;
+pub mod adapter;
 pub mod config;
 mod dialect;
 mod mapping;
