@@ -5,10 +5,10 @@
 use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
 use pith::{
-    Lora, Model, Session, cache, kernel::Kernels, lora::Adapter, quant::Format, sampler::argmax,
-    session::Options,
+    Lora, Model, Session, bytes::Bytes, cache, gguf::Gguf, kernel::Kernels, lora::Adapter,
+    quant::Format, sampler::argmax, session::Options,
 };
-use pith_convert::{Report, Target};
+use pith_convert::{Report, Target, source::Source};
 
 #[path = "../../tests/goldens/support/checkpoint.rs"]
 mod checkpoint;
@@ -62,7 +62,7 @@ fn in_f32() -> Options {
 #[test]
 fn merged_files_give_pefts_logits() {
     let adapters = adapters();
-    assert!(adapters.len() >= 16, "goldens are missing: {adapters:?}");
+    assert!(adapters.len() >= 17, "goldens are missing: {adapters:?}");
     for adapter in adapters {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &adapter);
@@ -171,6 +171,67 @@ fn threads_chunks_and_instruction_sets_do_not_change_a_bit() {
         let nothing = [Adapter { lora, scale: 0.0 }];
         let zeros = |bits: Vec<u32>| -> Vec<f32> { bits.into_iter().map(f32::from_bits).collect() };
         assert_eq!(zeros(run(&[], 1, 64, None)), zeros(run(&nothing, 1, 64, None)));
+    }
+}
+
+/// The first writes each file; the second runs both adapters beside the base.
+#[test]
+fn several_adapters_are_merged_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut folders = Vec::new();
+    let mut loras = Vec::new();
+    for adapter in ["adapters/llama-lora", "adapters/llama-rslora", "adapters/llama-head"] {
+        write(folder.path(), adapter);
+        let (_, lora) = base_and_adapter(folder.path(), Format::F32);
+        loras.push(Adapter { lora, scale: 1.0 });
+        let own = folder.path().join(adapter.replace('/', "-"));
+        fs::rename(folder.path().join("adapter"), &own).unwrap();
+        folders.push(own);
+    }
+    let out = folder.path().join("merged.gguf");
+    let options = pith_convert::Options { adapters: folders, ..options(Format::F32) };
+    let go = &mut |_: pith_convert::Progress<'_>| ControlFlow::Continue(());
+    let report = pith_convert::convert(&folder.path().join("base"), &out, &options, go).unwrap();
+    assert_eq!(report.adapters.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [14, 8, 3]);
+    let (merged, base) = (Model::open(&out), Model::open(&folder.path().join("base.gguf")));
+    let (merged, base) = (merged.unwrap(), base.unwrap());
+    let ids: Vec<u32> = (40..70).collect();
+    let mut one = Session::new(&merged, &in_f32()).unwrap();
+    let mut two = Session::new(&base, &Options { adapters: loras, ..in_f32() }).unwrap();
+    let (one, two) = (one.eval(0, &ids).unwrap(), two.eval(0, &ids).unwrap());
+    let worst = one.iter().zip(two).fold(0.0f32, |m, (a, b)| m.max((*a - *b).abs()));
+    assert!(worst < 2e-4, "a logit differs by {worst:e}");
+}
+
+/// One alpha says the scale of all matrices where they agree, and then no factor is touched.
+#[test]
+fn factors_keep_their_bits_where_one_alpha_fits() {
+    for (adapter, alpha) in [("gpt2-lora", 6.0), ("llama-rslora", (3.0 * 6f64.sqrt()) as f32)] {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &format!("adapters/{adapter}"));
+        let out = folder.path().join("adapter.gguf");
+        let options =
+            pith_convert::Options { target: Target::Source, ..pith_convert::Options::default() };
+        let go = &mut |_: pith_convert::Progress<'_>| ControlFlow::Continue(());
+        let (from, base) = (folder.path().join("adapter"), folder.path().join("base"));
+        pith_convert::convert_adapter(&from, &base, &out, &options, go).unwrap();
+        let file = Bytes::map(&out).unwrap();
+        let gguf = Gguf::parse(&file).unwrap();
+        assert_eq!(gguf.require_f32("adapter.lora.alpha").unwrap(), alpha);
+        assert_eq!(gguf.require_str("general.type").unwrap(), "adapter");
+        let source = Source::open(&from.join("adapter_model.safetensors")).unwrap();
+        let (module, name, dims) = match adapter {
+            "gpt2-lora" => ("transformer.h.1.attn.c_attn", "blk.1.attn_qkv", [64, 192]),
+            _ => ("model.layers.1.self_attn.v_proj", "blk.1.attn_v", [64, 32]),
+        };
+        let rank = if adapter == "gpt2-lora" { 4 } else { 6 };
+        for (end, half, shape) in [("A", "a", [dims[0], rank]), ("B", "b", [rank, dims[1]])] {
+            let theirs = format!("base_model.model.{module}.lora_{end}.weight");
+            let theirs = source.load(source.tensor(&theirs).unwrap()).unwrap();
+            let ours = gguf.tensor(&format!("{name}.weight.lora_{half}")).unwrap();
+            assert_eq!(ours.data, &*theirs, "{}", ours.name);
+            assert_eq!(ours.dims[..2], shape);
+        }
     }
 }
 

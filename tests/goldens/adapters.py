@@ -12,6 +12,7 @@ computes base and adapter side by side, not merged. Each folder in adapters/ hol
     adapter_config.json  as PEFT wrote it
     manifest.json        base, and tensors: [name, shape, offset, scale, what the values are made of]
     golden.json          as make.py's
+    adapter_model.bin    where the weights are committed as torch.save writes them
 """
 
 import argparse
@@ -65,6 +66,8 @@ ADAPTERS = {
         dict(target_modules=["query_key_value", "dense_h_to_4h"], bias="lora_only",
              modules_to_save=["final_layer_norm"]), "F32"),
     "qwen2-lora-bias": ("qwen2", dict(target_modules=["q_proj", "v_proj"], lora_bias=True), "F32"),
+    # As older versions of PEFT wrote them.
+    "llama-bin": ("llama", dict(target_modules=["v_proj"], r=2), "F16"),
     "gemma-embedding": ("gemma", dict(target_modules=["embed_tokens", "gate_proj", "k_proj"]), "F32"),
 }
 
@@ -115,6 +118,7 @@ def build(adapter):
         for key in ("target_modules", "modules_to_save"):  # sets, in whichever order
             if isinstance(config_json[key], list):
                 config_json[key].sort()
+        config_json["base_model_name_or_path"] = base  # a folder that is gone
         (tmp / "adapter_config.json").write_text(json.dumps(config_json))
         # A base anew: the first one has the adapter that was made up.
         model, _, _, _ = make.build(base, config)
@@ -158,6 +162,8 @@ def main():
         put(folder / "adapter_config.json", json.dumps(config_json, indent=1, sort_keys=True) + "\n")
         put(folder / "manifest.json", make.lines(manifest))
         put(folder / "golden.json", make.lines(golden), make.same_golden)
+        if adapter.endswith("-bin") and not args.check:
+            torch.save(values, folder / "adapter_model.bin")
         if args.keep:
             out = args.keep / adapter
             out.mkdir(parents=True, exist_ok=True)

@@ -155,10 +155,17 @@ impl Checkpoint {
         }
     }
 
-    /// Writes an adapter's configuration and its weights, as PEFT does, into a folder that exists.
+    /// Writes an adapter's configuration and its weights, as PEFT does, into a folder that exists:
+    /// the committed `adapter_model.bin` of a `-bin` adapter.
     pub fn write_adapter(&self, to: &Path) {
         fs::copy(self.folder.join("adapter_config.json"), to.join("adapter_config.json")).unwrap();
-        self.write_safetensors(&to.join("adapter_model.safetensors"), &self.tensors);
+        let bin = "adapter_model.bin";
+        match self.folder.join(bin) {
+            committed if committed.exists() => {
+                fs::copy(committed, to.join(bin)).unwrap();
+            }
+            _ => self.write_safetensors(&to.join("adapter_model.safetensors"), &self.tensors),
+        }
     }
 
     fn write_without_weights(&self, to: &Path) {
