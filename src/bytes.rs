@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    fmt,
     fs::{self, File},
     ops::Deref,
     path::Path,
@@ -51,6 +52,12 @@ impl Bytes {
     /// Bytes that are in memory already.
     pub fn from_vec(bytes: Vec<u8>) -> Bytes {
         Bytes(Inner::Owned(bytes))
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     cache::Cache,
     kernel::{A8, Acts, Input, Kernels, PANEL, Pack, Panel, RopeAngles, STRIP, acts},
     model::{Model, Weight},
-    plan::{Buf, BufKind, Limits, NormSpec, Op, Part, Plan, RopeSpec},
+    plan::{Buf, BufKind, Limits, LowRank, NormSpec, Op, Part, Plan, RopeSpec},
     team::{Mat, Region, Team, Tile},
 };
 
@@ -21,6 +21,9 @@ pub use logits::Score;
 
 /// Values of a tile of an elementwise op; smaller ops run on one thread.
 const ELEMENTS: usize = 8 * 1024;
+
+/// Columns to which an adapter's change is added at once.
+const CHANGED: usize = 2 * STRIP;
 
 /// One token of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ struct Scratch {
     row: Vec<f32>,
     /// Unpacked weights.
     packs: Vec<Pack>,
+    /// What an adapter adds, `[n, CHANGED]`.
+    change: Vec<f32>,
     score: logits::Scratch,
 }
 
@@ -224,6 +229,7 @@ struct Sizes {
     group: usize,
     row: usize,
     packs: usize,
+    change: usize,
     score: logits::Sizes,
 }
 
@@ -235,6 +241,10 @@ impl Sizes {
             group: hp.n_head / hp.n_head_kv,
             row: hp.n_embd.max(hp.n_head * hp.head_dim),
             packs: plan.scratch_packs(limits.n_batch.max(limits.n_logits)),
+            change: match plan.has_low_rank() {
+                true => limits.n_batch.max(limits.n_logits).saturating_mul(CHANGED),
+                false => 0,
+            },
             score: logits::Sizes::new(limits),
         }
     }
@@ -243,6 +253,7 @@ impl Sizes {
         attend::Scratch::bytes(self.head_dim, self.group)
             + self.row * size_of::<f32>()
             + self.packs * size_of::<Pack>()
+            + self.change.saturating_mul(size_of::<f32>())
             + self.score.bytes()
     }
 }
@@ -253,6 +264,7 @@ impl Scratch {
             attend: attend::Scratch::new(sizes.head_dim, sizes.group),
             row: vec![0.0; sizes.row],
             packs: vec![Pack::ZERO; sizes.packs],
+            change: vec![0.0; sizes.change],
             score: logits::Scratch::new(&sizes.score),
         }
     }
@@ -284,6 +296,7 @@ impl Step<'_> {
             }
             Op::Quantize { input, out } => self.quantize(*input, *out),
             Op::Linear { parts, input, out, col } => self.linear(parts, *input, *out, *col),
+            Op::LowRank { low, out, col } => self.low_rank(low, *out, *col),
             Op::Clamp { buf, limit } => {
                 let limit = *limit;
                 self.each(*buf, |x| x.iter_mut().for_each(|v| *v = v.clamp(-limit, limit)));
@@ -489,6 +502,34 @@ impl Step<'_> {
             }
         });
         self.put(out, data);
+    }
+
+    fn low_rank(&mut self, low: &LowRank, out: Buf, col: usize) {
+        let (n, stride) = (self.n_rows(out), self.width(out));
+        let mut data = self.take(out);
+        let this = &*self;
+        let mat = Mat::window(&mut data, n, col, low.b.weight.n_out, stride);
+        self.region.tiles(mat, n.max(1), CHANGED, |worker, mut tile| {
+            let first = tile.col0();
+            this.change(low, first, &mut lock(&this.scratch[worker]).change, &mut tile);
+        });
+        self.put(out, data);
+    }
+
+    /// out += scale * mid * b^T, for the columns from `first` on that the tile has.
+    fn change(&self, low: &LowRank, first: usize, change: &mut [f32], out: &mut Tile<'_, f32>) {
+        let n = out.n_rows();
+        let mid = self.activations(low.mid, n);
+        for start in (0..out.n_cols()).step_by(CHANGED) {
+            let end = out.n_cols().min(start + CHANGED);
+            let mut out = out.columns(start..end);
+            let mut product = Mat::new(change, n, end - start, end - start);
+            self.product(&low.b, mid, &mut [], first + start..first + end, &mut product.tile());
+            for (i, change) in change.chunks_exact(end - start).take(n).enumerate() {
+                let row = out.row_mut(i).iter_mut().zip(change);
+                row.for_each(|(out, change)| *out += low.scale * change);
+            }
+        }
     }
 
     /// The first `n` rows of a buffer, as products read them.

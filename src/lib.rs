@@ -13,6 +13,7 @@
 //! | [`team`] | worker threads and disjoint tiles of a matrix |
 //! | [`kernel`] | arithmetic: the scalar reference and one table per instruction set |
 //! | [`model`] | a mapped file bound to its family row: numbers and weights |
+//! | [`lora`] | an adapter's file: low-rank changes of a model's matrices |
 //! | [`plan`] | the model as a flat list of ops over numbered buffers |
 //! | [`cache`] | the KV cache |
 //! | [`cpu`] | runs a plan on the CPU |
@@ -41,6 +42,7 @@ pub mod cpu;
 pub mod error;
 pub mod gguf;
 pub mod kernel;
+pub mod lora;
 pub mod model;
 pub mod plan;
 pub mod quant;
@@ -50,5 +52,6 @@ pub mod team;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use lora::Lora;
 pub use model::Model;
 pub use session::Session;

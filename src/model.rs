@@ -46,7 +46,10 @@ pub struct Weight {
     pub n_in: usize,
     /// Number of rows.
     pub n_out: usize,
-    bytes: Range<usize>,
+    /// Place in the file.
+    pub(crate) bytes: Range<usize>,
+    /// The file, where it isn't the model's: an adapter's.
+    pub(crate) file: Option<Arc<Bytes>>,
 }
 
 impl Weight {
@@ -210,8 +213,8 @@ impl Model {
     }
 
     /// The stored rows of a matrix.
-    pub fn data(&self, weight: &Weight) -> &[u8] {
-        &self.bytes[weight.bytes.clone()]
+    pub fn data<'a>(&'a self, weight: &'a Weight) -> &'a [u8] {
+        &weight.file.as_ref().unwrap_or(&self.bytes)[weight.bytes.clone()]
     }
 }
 
@@ -241,7 +244,8 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
     out
 }
 
-fn weight(tensor: &Tensor) -> Result<Weight> {
+/// The matrix that a tensor of the model's file is.
+pub(crate) fn weight(tensor: &Tensor) -> Result<Weight> {
     let start = usize::try_from(tensor.offset)
         .map_err(|_| Error::malformed("GGUF", format!("offset of {} overflows", tensor.name)))?;
     Ok(Weight {
@@ -250,6 +254,7 @@ fn weight(tensor: &Tensor) -> Result<Weight> {
         n_in: tensor.n_in(),
         n_out: tensor.n_rows(),
         bytes: start..start + tensor.data.len(),
+        file: None,
     })
 }
 

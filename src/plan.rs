@@ -12,6 +12,7 @@ use planner::Planner;
 use crate::{
     Result,
     kernel::{A8, Kernels, Panel, acts},
+    lora::Adapter,
     model::{Model, Weight},
     quant::Format,
 };
@@ -75,6 +76,9 @@ pub enum Op {
     /// out[n, col..col + n_out] = input * weight^T (+ bias), for matrices whose results lie side by
     /// side from column `col` on.
     Linear { parts: Vec<Part>, input: Buf, out: Buf, col: usize },
+    /// out[n, col..col + n_out] += scale * mid * b^T: what an adapter adds to a product. What is in
+    /// `low.mid` another product has made.
+    LowRank { low: LowRank, out: Buf, col: usize },
     /// Values of all columns are bounded to +-limit.
     Clamp { buf: Buf, limit: f32 },
     /// Turns `n_heads` heads from column `col` on.
@@ -102,6 +106,17 @@ pub struct Part {
     pub weight: Weight,
     /// GGUF name of what is added, `[n_out]`, where there is one.
     pub bias: Option<String>,
+}
+
+/// The second half of an adapter's change of a matrix.
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    /// `[n_out, rank]`, without a bias.
+    pub b: Part,
+    /// Factor on the product.
+    pub scale: f32,
+    /// The product with the first half, `[n, rank]`.
+    pub mid: Buf,
 }
 
 /// Attention of one layer.
@@ -157,13 +172,15 @@ pub struct Plan {
 }
 
 /// What the ops that write [`Plan::logits`] do, for those who make logits a few ids at a time:
-/// `softcap * tanh((input * weight^T + bias) / softcap)`.
+/// `softcap * tanh((input * weight^T + bias + low-rank changes) / softcap)`.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// Weight `[n_vocab, n_in]` and bias; a classifier has a row for each label.
     pub part: Part,
     /// What the weight multiplies, as it wants it.
     pub input: Buf,
+    /// What adapters add, each with a buffer of its own for its first half.
+    pub low_rank: Vec<LowRank>,
     /// Cap of the logits.
     pub softcap: Option<f32>,
 }
@@ -191,12 +208,13 @@ impl Limits {
 }
 
 impl Plan {
-    /// The plan of a model for sequences of up to `n_ctx` positions.
+    /// The plan of a model with adapters, for sequences of up to `n_ctx` positions.
     ///
     /// # Errors
-    /// A tensor that the family needs is missing, or its shape disagrees with the model's numbers.
-    pub fn new(model: &Model, n_ctx: usize) -> Result<Plan> {
-        let mut planner = Planner::new(model, n_ctx);
+    /// A tensor that the family needs is missing, or its shape disagrees with the model's numbers;
+    /// an adapter changes what the model doesn't have.
+    pub fn new(model: &Model, adapters: &[Adapter], n_ctx: usize) -> Result<Plan> {
+        let mut planner = Planner::new(model, adapters, n_ctx)?;
         planner.embed()?;
         for il in 0..model.hparams().n_layer {
             planner.block(il)?;
@@ -214,6 +232,7 @@ impl Op {
             | Op::Norm { out, .. }
             | Op::Quantize { out, .. }
             | Op::Linear { out, .. }
+            | Op::LowRank { out, .. }
             | Op::Attend(Attend { out, .. })
             | Op::Gate { out, .. }
             | Op::Select { out, .. } => Some(out),
@@ -237,6 +256,7 @@ impl Op {
             Op::NormHeads { .. } => "norm-heads",
             Op::Quantize { .. } => "quantize",
             Op::Linear { .. } => "linear",
+            Op::LowRank { .. } => "low-rank",
             Op::Clamp { .. } => "clamp",
             Op::Rope { .. } => "rope",
             Op::WriteKv { .. } => "write-kv",
@@ -253,6 +273,7 @@ impl Op {
     pub fn weight_bytes(&self) -> usize {
         match self {
             Op::Linear { parts, .. } => parts.iter().map(|p| p.weight.n_bytes()).sum(),
+            Op::LowRank { low, .. } => low.b.weight.n_bytes(),
             Op::Embed { table, .. } | Op::Positions { table, .. } => {
                 table.format.row_bytes(table.n_in).unwrap_or(0)
             }
@@ -264,6 +285,7 @@ impl Op {
     pub fn macs(&self) -> usize {
         match self {
             Op::Linear { parts, .. } => parts.iter().map(|p| p.weight.n_in * p.weight.n_out).sum(),
+            Op::LowRank { low, .. } => low.b.weight.n_in * low.b.weight.n_out,
             _ => 0,
         }
     }
@@ -273,6 +295,11 @@ impl Plan {
     /// Bytes of weights that a step of one row reads.
     pub fn weight_bytes(&self) -> usize {
         self.ops.iter().map(Op::weight_bytes).sum()
+    }
+
+    /// Whether adapters change a product.
+    pub fn has_low_rank(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::LowRank { .. }))
     }
 
     /// Rows that a buffer has.
@@ -344,6 +371,7 @@ impl Op {
             Op::Linear { parts, .. } => {
                 Some(parts.iter().map(|p| matrix(&p.weight)).collect::<Vec<_>>().join(", "))
             }
+            Op::LowRank { low, .. } => Some(matrix(&low.b.weight)),
             Op::Embed { table, .. } | Op::Positions { table, .. } => Some(matrix(table)),
             Op::Norm { norm, .. } | Op::NormHeads { norm, .. } => norm.weight.clone(),
             Op::WriteKv { layer, .. } | Op::Attend(Attend { layer, .. }) => {

@@ -8,6 +8,7 @@ use crate::{
     cache::{self, Cache, Shape},
     cpu::{Cpu, Row},
     kernel::Kernels,
+    lora::Adapter,
     model::{Hparams as Hp, Model},
     plan::{Limits, Plan},
 };
@@ -37,6 +38,8 @@ pub struct Options {
     pub cache: cache::Type,
     /// Threads; 0 is all cores.
     pub n_threads: usize,
+    /// Adapters, whose changes are added in this order.
+    pub adapters: Vec<Adapter>,
     /// Instruction set; `None` is the best of this CPU.
     pub kernels: Option<&'static Kernels>,
     /// Ceiling on the planned memory, in bytes.
@@ -54,6 +57,7 @@ impl Default for Options {
             n_top: 0,
             cache: cache::Type::F16,
             n_threads: 0,
+            adapters: Vec::new(),
             kernels: None,
             max_memory: None,
         }
@@ -115,8 +119,8 @@ impl<'m> Session<'m> {
     /// Plans and allocates everything.
     ///
     /// # Errors
-    /// A tensor is missing or misshapen, an option makes no sense for the model, or the plan is
-    /// over `max_memory`.
+    /// A tensor is missing or misshapen, an option or adapter makes no sense for the model, or the
+    /// plan is over `max_memory`.
     pub fn new(model: &'m Model, options: &Options) -> Result<Session<'m>> {
         let hp = model.hparams();
         let n_ctx = match options.n_ctx {
@@ -129,7 +133,7 @@ impl<'m> Session<'m> {
                 )));
             }
         };
-        let plan = Plan::new(model, n_ctx)?;
+        let plan = Plan::new(model, &options.adapters, n_ctx)?;
         let Options { n_seq, n_batch, n_logits, .. } = *options;
         if n_seq == 0 || n_batch == 0 || n_logits == 0 {
             return Err(Error::Invalid("n_seq, n_batch and n_logits are at least 1".into()));

@@ -183,7 +183,7 @@ impl<'a> Bench<'a> {
     }
 
     fn session(&self, task: Task, n_seq: usize, n_ctx: usize) -> Result<Session<'a>> {
-        let options = self.args.place.options();
+        let options = self.args.place.options()?;
         Session::new(
             self.model,
             &Options {

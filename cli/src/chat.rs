@@ -24,6 +24,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   pith chat model.gguf --system \"You answer in one sentence.\"
+  pith chat model.gguf --lora style.gguf
   echo \"What is a fjord?\" | pith chat model.gguf --temp 0")]
 pub struct Args {
     /// The model, a GGUF file

@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<End> {
     let head = model.require_classifier()?;
     // One text at a time: its keys and values are few, and need not be rounded.
     let cache = args.place.cache_type.unwrap_or(cache::Type::F32);
-    let options = session::Options { cache, ..args.place.options() };
+    let options = session::Options { cache, ..args.place.options()? };
     let mut session = Session::new(&model, &options)?;
     let mut out = io::stdout().lock();
     for (i, text) in texts.iter().enumerate() {

@@ -15,24 +15,33 @@ use crate::{End, catch_interrupts, families, interrupted, progress::Bar, stdout_
 ///
 /// SOURCE is a Hugging Face folder: config.json, the tokenizer's files, and the weights as
 /// safetensors or pytorch_model.bin, sharded or not. Every tensor and every configuration key is
-/// used, or the conversion stops and names it.
+/// used, or the conversion stops and names it. With --base, SOURCE is a PEFT adapter's folder, and
+/// becomes a file of its own that `pith run --lora` adds to its base.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   pith convert ./my-gpt                          writes my-gpt-q8_0.gguf
   pith convert ./my-gpt -o small.gguf --type q4_k
+  pith convert ./my-gpt --adapter ./my-lora      writes my-gpt-q8_0.gguf with the adapter merged
+  pith convert ./my-lora --base ./my-gpt         writes my-lora-f32.gguf, for pith run --lora
   pith convert ./my-gpt --allow-unknown my_note
   pith convert --list-families                   what can be converted")]
 pub struct Args {
-    /// The checkpoint's folder
+    /// The checkpoint's folder; with --base an adapter's
     #[arg(required_unless_present = "list_families")]
     source: Option<PathBuf>,
     /// The file to write [default: the folder's name and the type, in the current folder]
     #[arg(short, long)]
     out: Option<PathBuf>,
-    /// Type of the weights: f32, f16, bf16, q8_0, q4_0, q4_k, ...
-    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "q8_0")]
-    target: String,
+    /// Type of the weights: f32, f16, bf16, q8_0, q4_0, q4_k, ... [default: q8_0; with --base f32]
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    target: Option<String>,
+    /// Merge the PEFT adapter in this folder into the checkpoint (may be given several times)
+    #[arg(long, value_name = "DIR", conflicts_with = "base")]
+    adapter: Vec<PathBuf>,
+    /// SOURCE is a PEFT adapter for the model of this folder, or of this config.json
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
     /// Ignore this configuration key although pith does not know it (may be given several times)
     #[arg(long, value_name = "KEY")]
     allow_unknown: Vec<String>,
@@ -60,7 +69,12 @@ impl Args {
                 "{source} has no name to call the result by; choose one with -o"
             ))
         })?;
-        Ok(format!("{}-{}.gguf", name.to_string_lossy(), self.target.to_lowercase()).into())
+        Ok(format!("{}-{}.gguf", name.to_string_lossy(), self.target().to_lowercase()).into())
+    }
+
+    fn target(&self) -> &str {
+        let default = if self.base.is_some() { "f32" } else { "q8_0" };
+        self.target.as_deref().unwrap_or(default)
     }
 }
 
@@ -72,20 +86,25 @@ pub fn run(args: &Args) -> Result<End> {
         return Ok(End::Done);
     };
     let options = Options {
-        target: Target::by_name(&args.target)?,
+        target: Target::by_name(args.target())?,
         allow_unknown: args.allow_unknown.clone(),
+        adapters: args.adapter.clone(),
         threads: args.threads,
         ..Options::default()
     };
     let out = args.out(source)?;
     catch_interrupts()?;
     let mut bar = Bar::bytes();
-    let report = pith_convert::convert(source, &out, &options, &mut |at| {
+    let mut progress = |at: Progress<'_>| {
         if let Progress::Tensor { name, bytes_done, bytes_total, .. } = at {
             bar.show(bytes_done, bytes_total, name);
         }
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    };
+    let report = match &args.base {
+        None => pith_convert::convert(source, &out, &options, &mut progress),
+        Some(base) => pith_convert::convert_adapter(source, base, &out, &options, &mut progress),
+    };
     drop(bar);
     let report = match report {
         Err(Error::Stopped) => return Ok(End::Interrupted),
@@ -130,6 +149,12 @@ fn text(report: &Report, out: &str) -> String {
             fallback.tensor, fallback.n_in
         )
     }));
+    lines.extend(
+        report
+            .adapters
+            .iter()
+            .map(|(folder, tensors)| format!("merged {folder}: {tensors} tensors changed")),
+    );
     lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
     lines.extend(
         report

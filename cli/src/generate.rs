@@ -1,11 +1,16 @@
 //! What `run` and `chat` share: where a model runs, how ids are drawn, and the loop from ids to
 //! text with its timings.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use pith::{
-    Error, Model, Result, cache,
+    Error, Lora, Model, Result, cache,
     kernel::Kernels,
+    lora::Adapter,
     sampler::{self, Sampler},
     session::{self, Options, Session},
 };
@@ -35,6 +40,10 @@ pub struct Place {
     /// Kernels by name instead of the best ones this machine has (`scalar` is the reference)
     #[arg(long, value_name = "NAME", value_parser = kernels)]
     pub kernels: Option<&'static Kernels>,
+    /// Add an adapter's file (`pith convert ADAPTER --base BASE`), by this factor instead of 1 (may
+    /// be given several times)
+    #[arg(long, value_name = "FILE[=SCALE]", value_parser = lora)]
+    pub lora: Vec<LoraFile>,
     /// Refuse to start over this many MiB of cache and working memory
     #[arg(long, value_name = "MIB")]
     pub max_memory: Option<u64>,
@@ -43,21 +52,42 @@ pub struct Place {
 impl Place {
     /// A session of one sequence.
     pub fn session<'m>(&self, model: &'m Model) -> Result<Session<'m>> {
-        Session::new(model, &self.options())
+        Session::new(model, &self.options()?)
     }
 
-    /// The same as the library's options.
-    pub fn options(&self) -> Options {
-        Options {
+    /// The same as the library's options, adapters opened.
+    pub fn options(&self) -> Result<Options> {
+        let adapter = |LoraFile { path, scale }: &LoraFile| {
+            Ok(Adapter { lora: Arc::new(Lora::open(path)?), scale: *scale })
+        };
+        Ok(Options {
             n_ctx: self.ctx,
             n_seq: 1,
             cache: self.cache_type.unwrap_or(cache::Type::F16),
             n_threads: self.threads,
+            adapters: self.lora.iter().map(adapter).collect::<Result<_>>()?,
             kernels: self.kernels,
             max_memory: self.max_memory.map(|mib| mib.saturating_mul(1 << 20)),
             ..Options::default()
-        }
+        })
     }
+}
+
+/// An adapter's file and a factor on what it adds.
+#[derive(Clone)]
+pub struct LoraFile {
+    path: PathBuf,
+    scale: f32,
+}
+
+/// `FILE`, or `FILE=SCALE`: what is behind the last `=` is a factor if it is a number.
+fn lora(text: &str) -> std::result::Result<LoraFile, String> {
+    let scaled = text.rsplit_once('=').and_then(|(file, scale)| Some((file, scale.parse().ok()?)));
+    let (file, scale) = scaled.unwrap_or((text, 1.0f32));
+    if file.is_empty() || !scale.is_finite() {
+        return Err("wanted FILE or FILE=SCALE, with a finite number".into());
+    }
+    Ok(LoraFile { path: file.into(), scale })
 }
 
 fn cache_type(name: &str) -> std::result::Result<cache::Type, String> {

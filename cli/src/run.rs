@@ -28,6 +28,7 @@ Examples:
   pith run model.gguf --prompt \"It is a truth\" -n 100
   pith run model.gguf --file question.txt --temp 0 --stop \"\\n\\n\"
   echo \"It is a truth\" | pith run model.gguf -
+  pith run model.gguf --lora style.gguf --lora facts.gguf=0.5 --prompt \"It is\"
   pith run model.gguf --prompt \"It is\" --seed 7 --json | jq .text"
 )]
 pub struct Args {

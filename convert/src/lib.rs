@@ -11,16 +11,20 @@
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `shapes` | the shape that each GGUF tensor must have |
+//! | `fold` | rows in the order that GGUF has them |
 //! | `mapping` | source tensors to GGUF tensors by the family's row |
 //! | [`types`] | which format each tensor gets |
 //! | `tokenizer` | the tokenizer's files to GGUF keys |
 //! | `metadata` | keys of the written file |
 //! | `write` | encode in parallel, stream, in order |
+//! | [`adapter`] | PEFT adapters: merged into a checkpoint, or a file of their own |
 //! | [`report`] | what was done |
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod config;
 mod dialect;
+mod fold;
 mod mapping;
 mod metadata;
 pub mod report;
@@ -33,13 +37,24 @@ mod write;
 pub use report::Report;
 pub use types::Target;
 
+use adapter::Adapter;
 use config::Config;
-use mapping::{Mapped, Mapping, Part, Values};
-use pith::{Error, Result, bytes::Bytes, gguf::Gguf, quant::Format};
+use mapping::{Mapped, Mapping, Values};
+use pith::{
+    Error, Result,
+    bytes::Bytes,
+    gguf::{Gguf, Writer},
+    quant::Format,
+};
 use pith_models::Fold;
 use report::{Fallback, FormatCount};
 use source::{Dtype, Source};
-use std::{fs, ops::ControlFlow, path::Path, time::Instant};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 use write::Job;
 
 /// What a caller may choose.
@@ -53,6 +68,9 @@ pub struct Options {
     pub allow_unknown: Vec<String>,
     /// Write no tokenizer: the file runs on token ids only.
     pub no_tokenizer: bool,
+    /// Folders of PEFT adapters that are merged into the checkpoint, each into the result of those
+    /// before it.
+    pub adapters: Vec<PathBuf>,
     /// Threads that encode; 0 for as many as the machine has.
     pub threads: usize,
 }
@@ -65,6 +83,7 @@ impl Default for Options {
             name: None,
             allow_unknown: Vec::new(),
             no_tokenizer: false,
+            adapters: Vec::new(),
             threads: 0,
         }
     }
@@ -102,51 +121,129 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
+    if adapter::is_adapter(source) {
+        return Err(Error::Invalid(format!(
+            "{0} is a PEFT adapter. Merge it into its base: pith convert BASE --adapter {0}; or \
+             make it a file of its own: pith convert {0} --base BASE",
+            source.display()
+        )));
+    }
     let mut source = Source::open(source)?;
     dialect::translate(&mut source)?;
     let json = source.config()?;
     let mut config = Config::read(&json, &options.allow_unknown)?;
     refuse_overwrite(&source, out)?;
+    let mut merged = Vec::new();
+    let mut of_adapters = Vec::new();
+    let mut bytes_in = source.n_bytes();
+    for path in &options.adapters {
+        let adapter = Adapter::open(path, &options.allow_unknown)?;
+        refuse_overwrite(adapter.source(), out)?;
+        let tensors = adapter.merge(&mut source, &config)?;
+        merged.push((path.display().to_string(), tensors));
+        of_adapters.extend_from_slice(adapter.ignored());
+        config.allowed.extend_from_slice(adapter.allowed());
+        bytes_in += adapter.source().n_bytes();
+    }
     let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;
+    ignored.append(&mut of_adapters);
     let jobs: Vec<Job<'_>> =
         tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
     let writer = metadata::metadata(&source, &config, options, &jobs, &mut ignored)?;
-
-    let total: u64 = jobs.iter().map(Job::n_bytes).sum();
-    let (mut tensor, mut done) = (0, 0);
-    let mut before = |i: usize, written: u64| {
-        done += jobs[tensor..i].iter().map(Job::n_bytes).sum::<u64>();
-        tensor = i;
-        let at = jobs.get(i).map_or(Progress::Verify, |job| Progress::Tensor {
-            name: &job.mapped.name,
-            format: job.choice.format,
-            bytes_done: done + written,
-            bytes_total: total,
-        });
-        if progress(at).is_break() { Err(Error::Stopped) } else { Ok(()) }
-    };
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(|error| {
-            Error::Invalid(format!("can't start {} threads: {error}", options.threads))
-        })?;
-    let check = |written: &Path| verify(written, &jobs);
-    let bytes_out = write::write(writer, &source, &jobs, out, &pool, &mut before, check)?;
+    let mut work = Work { source: &source, jobs, writer, out, threads: options.threads };
+    let bytes_out = work.write(progress)?;
     Ok(Report {
-        family: config.family.title,
-        arch: config.family.arch,
-        stock: config.family.stock && config.classifier.is_none(),
-        classifier: config.classifier,
-        formats: count_formats(&jobs),
-        n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
-        bytes_in: source.n_bytes(),
-        bytes_out,
-        tied,
-        fallbacks: jobs.iter().filter_map(fallback).collect(),
+        adapters: merged,
         ignored,
-        folded: jobs.iter().filter_map(folded).collect(),
-        allowed_unknown: config.allowed,
-        elapsed: start.elapsed(),
+        tied,
+        ..work.report(&config, bytes_in, bytes_out, start)
     })
+}
+
+/// Converts the PEFT adapter in the folder `adapter` to a GGUF file at `out` that a model is run
+/// with. `base` is its base's folder, or `config.json`: the weights aren't needed.
+///
+/// # Errors
+/// As [`convert`]; what an adapter's file can't hold, by name.
+pub fn convert_adapter(
+    adapter: &Path,
+    base: &Path,
+    out: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<Report> {
+    let start = Instant::now();
+    let path = if base.is_dir() { base.join("config.json") } else { base.to_owned() };
+    let mut config = Config::read(&source::read_json(&path)?, &options.allow_unknown)?;
+    let adapter = Adapter::open(adapter, &options.allow_unknown)?;
+    refuse_overwrite(adapter.source(), out)?;
+    config.allowed.extend_from_slice(adapter.allowed());
+    let (jobs, alpha) = adapter::jobs(&adapter, &config, options.target)?;
+    let writer = metadata::of_adapter(adapter.source(), &config, options, &jobs, alpha)?;
+    let source = adapter.source();
+    let mut work = Work { source, jobs, writer, out, threads: options.threads };
+    let bytes_out = work.write(progress)?;
+    let mut ignored = adapter.ignored().to_vec();
+    ignored.extend(adapter.copies().map(|tensor| (tensor.into(), "the base's own matrix".into())));
+    Ok(Report { ignored, ..work.report(&config, source.n_bytes(), bytes_out, start) })
+}
+
+/// What is to be written.
+struct Work<'a> {
+    source: &'a Source,
+    jobs: Vec<Job<'a>>,
+    writer: Writer,
+    out: &'a Path,
+    threads: usize,
+}
+
+impl Work<'_> {
+    /// Writes the file, tells of it, and returns its size.
+    fn write(&mut self, progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<u64> {
+        let jobs = &self.jobs;
+        let total: u64 = jobs.iter().map(Job::n_bytes).sum();
+        let (mut tensor, mut done) = (0, 0);
+        let mut before = |i: usize, written: u64| {
+            done += jobs[tensor..i].iter().map(Job::n_bytes).sum::<u64>();
+            tensor = i;
+            let at = jobs.get(i).map_or(Progress::Verify, |job| Progress::Tensor {
+                name: &job.mapped.name,
+                format: job.choice.format,
+                bytes_done: done + written,
+                bytes_total: total,
+            });
+            if progress(at).is_break() { Err(Error::Stopped) } else { Ok(()) }
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+        let pool = pool.map_err(|error| {
+            Error::Invalid(format!("can't start {} threads: {error}", self.threads))
+        })?;
+        let check = |written: &Path| verify(written, jobs);
+        let writer = std::mem::take(&mut self.writer);
+        write::write(writer, self.source, jobs, self.out, &pool, &mut before, check)
+    }
+
+    /// What was done.
+    fn report(&self, config: &Config, bytes_in: u64, bytes_out: u64, start: Instant) -> Report {
+        let jobs = &self.jobs;
+        Report {
+            family: config.family.title,
+            arch: config.family.arch,
+            stock: config.family.stock && config.classifier.is_none(),
+            classifier: config.classifier.clone(),
+            formats: count_formats(jobs),
+            n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
+            bytes_in,
+            bytes_out,
+            tied: false,
+            fallbacks: jobs.iter().filter_map(fallback).collect(),
+            ignored: Vec::new(),
+            adapters: Vec::new(),
+            folded: jobs.iter().filter_map(folded).collect(),
+            allowed_unknown: config.allowed.clone(),
+            elapsed: start.elapsed(),
+        }
+    }
 }
 
 fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {
@@ -222,7 +319,7 @@ fn folded(Job { mapped, .. }: &Job<'_>) -> Option<(String, &'static str)> {
     let Values::Source { tensor, parts, fold, .. } = &mapped.values else {
         return None;
     };
-    let scaled = parts.iter().any(Part::is_scaled);
+    let scaled = parts.iter().any(|part| part.times != 1.0);
     let how = match fold {
         Fold::Keep if scaled => "queries scaled",
         Fold::Keep => return None,

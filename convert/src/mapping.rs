@@ -4,8 +4,9 @@
 
 use crate::{
     config::{Config, Number},
+    fold::{self, Part},
     shapes::{self, Embedding},
-    source::{Entry, Source, Tensor, View},
+    source::{Entry, Source, Tensor},
 };
 use pith::{Error, Result};
 use pith_models::{Fold, HEAD_SOURCES, HEAD_TENSOR, Hp, Join, Need, QkNorm, TensorRow};
@@ -42,26 +43,6 @@ pub(crate) enum Values<'a> {
     },
     /// Computed from the configuration, or put together of small tensors.
     Computed(Vec<f32>),
-}
-
-/// Some rows of a tensor.
-pub(crate) struct Part {
-    view: View,
-    /// What each value is multiplied with.
-    times: f32,
-}
-
-impl From<View> for Part {
-    fn from(view: View) -> Part {
-        Part { view, times: 1.0 }
-    }
-}
-
-impl Part {
-    /// Whether its values are more than moved.
-    pub fn is_scaled(&self) -> bool {
-        self.times != 1.0
-    }
 }
 
 impl Mapped<'_> {
@@ -157,7 +138,7 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
     Ok(Mapping { tensors, ignored, tied })
 }
 
-struct Mapper<'a, 'c> {
+pub(crate) struct Mapper<'a, 'c> {
     source: &'a Source,
     config: &'c Config,
     embedding: Embedding,
@@ -331,87 +312,11 @@ impl<'a, 'c> Mapper<'a, 'c> {
         }
         check_shape(tensor, &to, &stored)?;
         let view = self.source.view(tensor)?;
-        let parts = self.rows(view, fold, &wanted, &to, &entry.name)?;
-        let parts = self.scale_queries(parts, &to, il);
+        let parts = fold::arrange(view, fold, self.config, wanted[0], &to, &entry.name)?;
+        let parts = fold::scale_queries(parts, self.config, &to, il);
         let add = if fold == Fold::AddOne { 1.0 } else { 0.0 };
         let dims = wanted.iter().rev().map(|&dim| dim as u64).collect();
         Ok(Mapped { name: to, dims, values: Values::Source { tensor, parts, add, fold } })
-    }
-
-    /// The rows of a tensor in their new order: `wanted` is the shape of `to`.
-    fn rows(
-        &self,
-        view: View,
-        fold: Fold,
-        wanted: &[usize],
-        to: &str,
-        name: &str,
-    ) -> Result<Vec<View>> {
-        let head = self.config.head_dim();
-        let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
-        // Half-split pairs become adjacent ones: old row s * head/2 + i is new row 2 i + s.
-        let permute = |view: View, heads: usize| {
-            check_even(head, name)?;
-            Ok::<_, Error>(vec![view.split(0, &[heads, 2, head / 2]).swap(1, 2)])
-        };
-        Ok(match fold {
-            Fold::Keep | Fold::AddOne | Fold::StackHeads => vec![view],
-            Fold::Transpose => vec![view.swap(0, 1)],
-            Fold::PermuteQ => permute(view, n_head)?,
-            Fold::PermuteK => permute(view, n_kv)?,
-            Fold::SplitHeads => {
-                if n_head != n_kv {
-                    return Err(Error::Unsupported(format!(
-                        "tensor `{name}` is split by heads, but {n_head} heads share {n_kv}"
-                    )));
-                }
-                vec![view.split(0, &[n_head, 3, head]).swap(0, 1)]
-            }
-            Fold::SplitGroups => {
-                let queries = n_head / n_kv;
-                let view = view.split(0, &[n_kv, queries + 2, head]);
-                let take = |start, len| view.clone().narrow(1, start, len);
-                vec![take(0, queries), take(queries, 1), take(queries + 1, 1)]
-            }
-            Fold::SplitSlices(n) => {
-                let n = n as usize;
-                if n_head != n_kv || n_head % n != 0 {
-                    return Err(Error::Unsupported(format!(
-                        "tensor `{name}` is split into {n} slices of heads, but there are {n_head} and \
-                         {n_kv} key/value heads"
-                    )));
-                }
-                let view = view.split(0, &[n, 3, n_head / n * head]);
-                [0, 2, 1].map(|part| view.clone().narrow(1, part, 1)).into()
-            }
-            Fold::OneOfQkv => {
-                let first = match to.split('.').nth(2) {
-                    Some("attn_q") => 0,
-                    Some("attn_k") => n_head * head,
-                    _ => (n_head + n_kv) * head,
-                };
-                vec![view.narrow(0, first, wanted[0])]
-            }
-            Fold::DropRows(n) => vec![view.narrow(0, n as usize, wanted[0])],
-        })
-    }
-
-    /// Multiplies the rows of the queries, which come first, with the configuration's factor.
-    fn scale_queries(&self, mut parts: Vec<View>, to: &str, il: Option<usize>) -> Vec<Part> {
-        let times = il.map_or(1.0, |il| self.config.query_factor(il));
-        let stem = to.split('.').nth(2);
-        if times != 1.0 && stem == Some("attn_qkv") && parts.len() == 1 {
-            let (n_head, n_kv) = (self.config.size(Hp::NHead), self.config.size(Hp::NHeadKv));
-            let all = parts[0].n_first();
-            let queries = all * n_head / (n_head + 2 * n_kv);
-            let others = parts[0].clone().narrow(0, queries, all - queries);
-            parts = vec![parts.remove(0).narrow(0, 0, queries), others];
-        }
-        let mut parts: Vec<Part> = parts.into_iter().map(Part::from).collect();
-        if let (Some("attn_q" | "attn_qkv"), Some(queries)) = (stem, parts.first_mut()) {
-            queries.times = times;
-        }
-        parts
     }
 
     /// Whether a head holds the values of the embedding, bit for bit.
@@ -543,15 +448,8 @@ fn is_output(row: &TensorRow) -> bool {
     row.to.starts_with("output.")
 }
 
-fn check_even(head: usize, name: &str) -> Result<()> {
-    if head.is_multiple_of(2) {
-        return Ok(());
-    }
-    Err(Error::Unsupported(format!("tensor `{name}` has rope on heads of odd width {head}")))
-}
-
 /// The tensor with this name in layer `il`, under the first of the family's prefixes that has it.
-fn find<'a>(
+pub(crate) fn find<'a>(
     source: &'a Source,
     config: &Config,
     name: &str,
@@ -561,7 +459,8 @@ fn find<'a>(
     config.family.prefixes.iter().find_map(|prefix| source.tensor(&format!("{prefix}{name}")))
 }
 
-fn fill(pattern: &str, il: Option<usize>) -> String {
+/// A row's name with its layer number.
+pub(crate) fn fill(pattern: &str, il: Option<usize>) -> String {
     match il {
         Some(il) => pattern.replace("{}", &il.to_string()),
         None => pattern.to_owned(),

@@ -61,6 +61,28 @@ pub(crate) fn metadata(
     Ok(keys.writer)
 }
 
+/// A writer with all keys of an adapter's file.
+pub(crate) fn of_adapter(
+    source: &Source,
+    config: &Config,
+    options: &Options,
+    jobs: &[Job<'_>],
+    alpha: f32,
+) -> Result<Writer> {
+    let text = |text: &str| OwnedValue::String(text.into());
+    let mut writer = Writer::default();
+    writer.set("general.architecture", text(config.family.arch))?;
+    writer.set("general.type", text("adapter"))?;
+    let name = options.name.clone().unwrap_or_else(|| folder_name(source.folder()));
+    writer.set("general.name", text(&name))?;
+    let file_type = options.target.file_type(most_common(jobs));
+    writer.set("general.file_type", OwnedValue::U32(file_type))?;
+    writer.set("general.quantization_version", OwnedValue::U32(QUANTIZATION_VERSION))?;
+    writer.set("adapter.type", text("lora"))?;
+    writer.set("adapter.lora.alpha", OwnedValue::F32(alpha))?;
+    Ok(writer)
+}
+
 /// A writer that knows which keys it has.
 struct Keys {
     writer: Writer,

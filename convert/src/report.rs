@@ -30,6 +30,8 @@ pub struct Report {
     pub fallbacks: Vec<Fallback>,
     /// Source tensors and entries that nothing consumed, with the reason.
     pub ignored: Vec<(String, String)>,
+    /// Adapters that were merged, with the number of tensors that each changed.
+    pub adapters: Vec<(String, usize)>,
     /// Source tensors that were rearranged or changed, with what was done.
     pub folded: Vec<(String, &'static str)>,
     /// Configuration keys that were ignored on the caller's word.
@@ -94,6 +96,11 @@ impl Report {
             .collect();
         let folded: Value =
             self.folded.iter().map(|(name, how)| json!({"name": name, "how": how})).collect();
+        let adapters: Value = self
+            .adapters
+            .iter()
+            .map(|(folder, tensors)| json!({"folder": folder, "tensors": tensors}))
+            .collect();
         json!({
             "family": self.family,
             "architecture": self.arch,
@@ -110,6 +117,7 @@ impl Report {
             "tied": self.tied,
             "fallbacks": fallbacks,
             "ignored": pairs(&self.ignored),
+            "adapters": adapters,
             "folded": folded,
             "allowed_unknown": self.allowed_unknown,
             "seconds": self.elapsed.as_secs_f64(),

@@ -15,12 +15,11 @@ use pith::{Error, Result, bytes::Bytes};
 use serde_json::Value;
 use std::{
     borrow::Cow,
-    cell::RefCell,
     collections::{HashMap, HashSet},
     fmt,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Type of a source tensor's values.
@@ -130,7 +129,7 @@ pub struct Source {
     /// The configuration as Hugging Face would write it, where a dialect keeps it elsewhere.
     config: Option<Value>,
     /// Storages whose CRC was right, as file and offset.
-    checked: RefCell<HashSet<(usize, usize)>>,
+    checked: Mutex<HashSet<(usize, usize)>>,
 }
 
 /// A tensor of a [`Source`].
@@ -186,6 +185,10 @@ impl Source {
     /// Drops prefixes of wrappers and sorts the tensors by name.
     fn finish(&mut self) {
         self.strip_wrappers();
+        self.sort();
+    }
+
+    fn sort(&mut self) {
         self.tensors.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
         let names = self.tensors.iter().enumerate();
         self.by_name = names.map(|(i, tensor)| (tensor.entry.name.clone(), i)).collect();
@@ -214,6 +217,19 @@ impl Source {
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.by_name.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// Puts `entry` in the place of the tensor that has its name, or adds it. Mapped data are in the
+    /// file of the tensor `like`, which must be there.
+    pub(crate) fn put(&mut self, entry: Entry, like: &str) {
+        let file = self.tensors[self.by_name[like]].file;
+        match self.by_name.get(&entry.name) {
+            Some(&i) => self.tensors[i] = Tensor { entry, file },
+            None => {
+                self.tensors.push(Tensor { entry, file });
+                self.sort();
+            }
+        }
     }
 
     /// The configuration: a dialect's, else `config.json`.
@@ -273,8 +289,9 @@ impl Source {
             }
             Data::Mapped { range, crc } => {
                 let bytes = &file[range.clone()];
+                let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(crc) = *crc
-                    && self.checked.borrow_mut().insert((tensor.file, range.start))
+                    && checked.insert((tensor.file, range.start))
                 {
                     zip::check_crc(bytes, crc, &entry.name, range.start)
                         .map_err(|error| in_file(error, path))?;
@@ -443,7 +460,7 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
 }
 
 /// Strides of a tensor without gaps. The product of `shape` must fit.
-fn contiguous(shape: &[usize]) -> Vec<usize> {
+pub(crate) fn contiguous(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i].saturating_mul(shape[i]);

@@ -265,7 +265,7 @@ fn a_file_that_contradicts_itself_is_refused_by_name() {
     };
     assert!(model(&transposed).is_err());
     let transposed = rewritten(&ours, folder.path(), many, Some(&[3, 64]));
-    let error = Plan::new(&model(&transposed).unwrap(), 64).unwrap_err();
+    let error = Plan::new(&model(&transposed).unwrap(), &[], 64).unwrap_err();
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
 }
 

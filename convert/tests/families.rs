@@ -46,7 +46,7 @@ fn compare(model: &Model, variant: &str) -> (f32, f32) {
     for golden in Checkpoint::open(variant).goldens() {
         // As long as the sequence: LongRoPE's factors are chosen by the session's context here, by
         // the sequence in PyTorch, and one golden is on each side.
-        let options = Options { n_ctx: golden.ids.len(), ..options };
+        let options = Options { n_ctx: golden.ids.len(), ..options.clone() };
         let mut session = Session::new(model, &options).unwrap();
         let got = logits(&mut session, &golden.ids);
         for (at, wanted) in &golden.logits {

@@ -144,6 +144,9 @@ impl Step<'_> {
             let end = head.part.weight.n_out.min(first + TILE);
             let mut logits = Mat::new(&mut scratch.score.logits, n, end - first, TILE);
             self.product(&head.part, x, &mut scratch.packs, first..end, &mut logits.tile());
+            for low in &head.low_rank {
+                self.change(low, first, &mut scratch.change, &mut logits.tile());
+            }
             for (i, reduced) in tile.row_mut(0).iter_mut().enumerate() {
                 let logits = &mut scratch.score.logits[i * TILE..][..end - first];
                 let top = &mut scratch.score.top[i * n_top..][..n_top];

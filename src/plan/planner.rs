@@ -2,16 +2,21 @@
 
 use pith_models::{Ffn, HEAD_TENSOR, Join, Need, Norm, Pairing, Position, QkNorm, TensorRow};
 
-use super::{Attend, Buf, BufKind, BufSpec, Head, NormSpec, Op, Part, Plan, RopeSpec};
+use super::{Attend, Buf, BufKind, BufSpec, Head, LowRank, NormSpec, Op, Part, Plan, RopeSpec};
 use crate::{
     Result,
     kernel::math,
+    lora::{Adapter, Bound},
     model::{Model, Weight, in_window, missing, qk_norm_width},
 };
+
+/// The name of buffers between an adapter's two factors.
+const LOW_RANK: &str = "low-rank";
 
 /// Builds a plan. `x` is the residual stream, `n` the normed copy, `y` a sublayer's output.
 pub struct Planner<'m> {
     model: &'m Model,
+    adapters: Bound<'m>,
     n_ctx: usize,
     ops: Vec<Op>,
     buffers: Vec<BufSpec>,
@@ -25,7 +30,7 @@ pub struct Planner<'m> {
 }
 
 impl<'m> Planner<'m> {
-    pub fn new(model: &'m Model, n_ctx: usize) -> Self {
+    pub fn new(model: &'m Model, adapters: &'m [Adapter], n_ctx: usize) -> Result<Self> {
         let hp = model.hparams();
         let mut buffers = Vec::new();
         let mut buffer = |name, width| {
@@ -39,8 +44,9 @@ impl<'m> Planner<'m> {
         let qkv = buffer("qkv", (hp.n_head + 2 * hp.n_head_kv) * hp.head_dim);
         let mix = buffer("mix", hp.n_head * hp.head_dim);
         let up = buffer("up", if gated { 2 * hp.n_ff } else { hp.n_ff });
+        let adapters = Bound::new(adapters, model)?;
         let (ops, ropes) = (Vec::new(), Vec::new());
-        Planner { model, n_ctx, ops, buffers, ropes, x, n, y, qkv, mix, up }
+        Ok(Planner { model, adapters, n_ctx, ops, buffers, ropes, x, n, y, qkv, mix, up })
     }
 
     /// A buffer with this name, width and kind: the one that is there, or a new one.
@@ -92,15 +98,62 @@ impl<'m> Planner<'m> {
     /// out[.., col..] = input * weight^T + bias, with the input quantized as the weight wants it.
     /// Joins the product before it where both read the same and write side by side.
     fn linear(&mut self, name: &str, n_out: usize, input: Buf, out: Buf, col: usize) -> Result<()> {
+        let unquantized = input;
         let (part, input) = self.part(name, n_out, input)?;
-        if let Some(Op::Linear { parts, input: i, out: o, col: first }) = self.ops.last_mut() {
-            let end = *first + parts.iter().map(|p| p.weight.n_out).sum::<usize>();
-            if (*i, *o, end) == (input, out, col) {
+        // What adapters have added since touches other columns than this product's.
+        let buffers = &self.buffers;
+        let adds = |op: &Op| match op {
+            Op::LowRank { .. } => true,
+            Op::Linear { out, .. } => buffers[out.0].name == LOW_RANK,
+            _ => false,
+        };
+        let last = self.ops.iter_mut().rev().find(|op| !adds(op));
+        match last {
+            Some(Op::Linear { parts, input: i, out: o, col: first })
+                if (*i, *o) == (input, out)
+                    && *first + parts.iter().map(|p| p.weight.n_out).sum::<usize>() == col =>
+            {
                 parts.push(part);
-                return Ok(());
             }
+            _ => self.ops.push(Op::Linear { parts: vec![part], input, out, col }),
         }
-        self.ops.push(Op::Linear { parts: vec![part], input, out, col });
+        let mid = |planner: &mut Self, rank| planner.buffer(LOW_RANK, rank, BufKind::F32, false);
+        self.low_rank(&format!("{name}.weight"), unquantized, (out, col), n_out, mid)?;
+        Ok(())
+    }
+
+    /// What adapters add to the product of the matrix `name` with `input`, whose results are the
+    /// `n_out` columns from `col` on of `out`. `mid` gives the buffer of a rank.
+    fn low_rank(
+        &mut self,
+        name: &str,
+        input: Buf,
+        (out, col): (Buf, usize),
+        n_out: usize,
+        mid: impl Fn(&mut Self, usize) -> Buf,
+    ) -> Result<Vec<LowRank>> {
+        let shape = (n_out, self.buffers[input.0].width);
+        let mut all = Vec::new();
+        for pair in self.adapters.take(name, shape)? {
+            let mid = mid(self, pair.rank());
+            let parts = vec![Part { weight: pair.a, bias: None }];
+            self.ops.push(Op::Linear { parts, input, out: mid, col: 0 });
+            let low = LowRank { b: Part { weight: pair.b, bias: None }, scale: pair.scale, mid };
+            self.ops.push(Op::LowRank { low: low.clone(), out, col });
+            all.push(low);
+        }
+        Ok(all)
+    }
+
+    /// What adapters add to the embedding: a row of `a` for each token.
+    fn low_rank_rows(&mut self, table: &Weight, out: Buf) -> Result<()> {
+        for pair in self.adapters.take("token_embd.weight", (table.n_in, table.n_out))? {
+            let mid = self.buffer(LOW_RANK, pair.rank(), BufKind::F32, false);
+            let scale = self.model.hparams().embed_scale;
+            self.ops.push(Op::Embed { table: pair.a, scale, out: mid });
+            let low = LowRank { b: Part { weight: pair.b, bias: None }, scale: pair.scale, mid };
+            self.ops.push(Op::LowRank { low, out, col: 0 });
+        }
         Ok(())
     }
 
@@ -139,7 +192,8 @@ impl<'m> Planner<'m> {
         let narrow = (table.n_in != hp.n_embd)
             .then(|| self.buffer("embedding", table.n_in, BufKind::F32, false));
         let out = narrow.unwrap_or(self.x);
-        self.ops.push(Op::Embed { table, scale: hp.embed_scale, out });
+        self.ops.push(Op::Embed { table: table.clone(), scale: hp.embed_scale, out });
+        self.low_rank_rows(&table, out)?;
         if let Some(narrow) = narrow {
             self.linear("project_in", hp.n_embd, narrow, self.x, 0)?;
         }
@@ -383,13 +437,25 @@ impl<'m> Planner<'m> {
             self.linear("project_out", width, hidden, input, 0)?;
         }
         let logits = self.buffer("logits", n_out, BufKind::F32, true);
+        let unquantized = input;
         let (mut part, input) = self.part(head, n_out, input)?;
         // A tied head has its bias all the same (CodeGen, Phi).
         if self.model.classifier().is_none() {
             part.bias = self.vector("output.bias".into(), n_out)?;
         }
-        let head = Head { part: part.clone(), input, softcap };
-        self.ops.push(Op::Linear { parts: vec![part], input, out: logits, col: 0 });
+        self.ops.push(Op::Linear { parts: vec![part.clone()], input, out: logits, col: 0 });
+        // Each has a buffer of its own: scores add them a few ids at a time, all at once.
+        let mid = |planner: &mut Self, width| {
+            let spec = BufSpec { name: LOW_RANK, width, kind: BufKind::F32, per_logit: true };
+            planner.buffers.push(spec);
+            Buf(planner.buffers.len() - 1)
+        };
+        let low_rank = match self.model.classifier() {
+            Some(_) => Vec::new(),
+            None => self.low_rank("output.weight", unquantized, (logits, 0), n_out, mid)?,
+        };
+        self.adapters.finish()?;
+        let head = Head { part, input, low_rank, softcap };
         if let Some(cap) = softcap {
             self.ops.push(Op::Softcap { buf: logits, cap });
         }

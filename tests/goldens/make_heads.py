@@ -121,7 +121,7 @@ def build(base: str, keys, kind: str):
         config_json = json.loads((tmp / "again" / "config.json").read_text())
     order = [t[0] for t in own]
     manifest = dict(
-        tokenizer=tokenizer, base=base, dtype="F32",
+        tokenizer=tokenizer, backbone=base, dtype="F32",
         checksum=make.checksum([values[name] for name in order]), tensors=own)
     return model.eval(), config_json, manifest
 

@@ -19,7 +19,7 @@ pub struct View {
 impl View {
     /// The tensor of `entry`. Vectors become matrices of one column, so
     /// that every rearrangement of rows works on biases too.
-    pub(super) fn new(entry: &Entry) -> View {
+    pub(crate) fn new(entry: &Entry) -> View {
         let (mut shape, mut strides) = (entry.shape.clone(), entry.strides.clone());
         while shape.len() < 2 {
             shape.push(1);

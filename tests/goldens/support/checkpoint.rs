@@ -18,6 +18,8 @@ pub struct Checkpoint {
     pub variant: String,
     /// The folder of the variant.
     pub folder: PathBuf,
+    /// The variant that an adapter changes.
+    pub base: Option<String>,
     /// "F32", "F16" or "BF16".
     pub dtype: String,
     pub tensors: Vec<Tensor>,
@@ -36,7 +38,8 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     offset: f32,
     scale: f32,
-    /// Whose values it has: another tensor's, for a head that is written although it is tied.
+    /// Whose values it has: another tensor's, for a head that is written although it is tied, and
+    /// for what an adapter's manifest says.
     seed: String,
 }
 
@@ -104,13 +107,22 @@ fn with_goldens(folder: &Path) -> Vec<String> {
     names
 }
 
+/// The adapters that have goldens, as variants: `adapters/NAME`.
+pub fn adapters() -> Vec<String> {
+    let entries = fs::read_dir(goldens().join("adapters")).unwrap().map(|e| e.unwrap());
+    let mut names: Vec<String> =
+        entries.map(|e| format!("adapters/{}", e.file_name().to_str().unwrap())).collect();
+    names.sort();
+    names
+}
+
 impl Checkpoint {
     /// Reads the manifest of a variant.
     pub fn open(variant: &str) -> Checkpoint {
         let folder = goldens().join(variant);
         let manifest = read_json(&folder.join("manifest.json"));
         let own = manifest["tensors"].as_array().unwrap().iter().map(Tensor::from_json);
-        let mut tensors = match manifest["base"].as_str() {
+        let mut tensors = match manifest["backbone"].as_str() {
             Some(base) => Checkpoint::open(base).tensors,
             None => Vec::new(),
         };
@@ -119,6 +131,7 @@ impl Checkpoint {
         tensors.extend(own);
         Checkpoint {
             variant: variant.into(),
+            base: manifest["base"].as_str().map(str::to_owned),
             dtype: manifest["dtype"].as_str().unwrap().into(),
             checksum: u64::from_str_radix(manifest["checksum"].as_str().unwrap(), 16).unwrap(),
             tokenizer: goldens().join("tokenizers").join(manifest["tokenizer"].as_str().unwrap()),
@@ -176,6 +189,19 @@ impl Checkpoint {
             if entry.file_name().to_str().unwrap().starts_with("pytorch_model") {
                 fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
             }
+        }
+    }
+
+    /// Writes an adapter's configuration and its weights, as PEFT does, into a folder that exists:
+    /// the committed `adapter_model.bin` of a `-bin` adapter.
+    pub fn write_adapter(&self, to: &Path) {
+        fs::copy(self.folder.join("adapter_config.json"), to.join("adapter_config.json")).unwrap();
+        let bin = "adapter_model.bin";
+        match self.folder.join(bin) {
+            committed if committed.exists() => {
+                fs::copy(committed, to.join(bin)).unwrap();
+            }
+            _ => self.write_safetensors(&to.join("adapter_model.safetensors"), &self.tensors),
         }
     }
 
@@ -237,7 +263,7 @@ impl Tensor {
                 .collect(),
             offset: row[2].as_f64().unwrap() as f32,
             scale: row[3].as_f64().unwrap() as f32,
-            seed: name.into(),
+            seed: row[4].as_str().unwrap_or(name).into(),
         }
     }
 
