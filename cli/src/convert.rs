@@ -121,7 +121,9 @@ fn text(report: &Report, out: &str) -> String {
             .map(|key| format!("ignored configuration key {key}: as you asked")),
     );
     if !report.stock {
-        lines.push("llama.cpp does not know this architecture; pith runs it".into());
+        lines.push(
+            "llama.cpp does not know this architecture, or this form of rope; pith runs it".into(),
+        );
     }
     lines.join("\n") + "\n"
 }

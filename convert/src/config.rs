@@ -67,6 +67,7 @@ impl Config {
             .as_object()
             .ok_or_else(|| Error::malformed("JSON", "config.json holds no object"))?;
         let (family, class) = find_family(json)?;
+        rope::check_once(json)?;
         let mut config = Config {
             family,
             act: family.block.act,

@@ -134,7 +134,7 @@ pub fn convert(
     Ok(Report {
         family: config.family.title,
         arch: config.family.arch,
-        stock: config.family.stock,
+        stock: config.family.stock && config.is_stock_rope(),
         formats: count_formats(&jobs),
         n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
         bytes_in: source.n_bytes(),

@@ -11,7 +11,7 @@ pub struct Report {
     pub family: &'static str,
     /// GGUF `general.architecture`.
     pub arch: &'static str,
-    /// Whether llama.cpp runs files of this architecture.
+    /// Whether llama.cpp runs files of this architecture, and with this rope.
     pub stock: bool,
     /// Tensors and bytes per format, in GGUF's order of formats.
     pub formats: Vec<FormatCount>,
