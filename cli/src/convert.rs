@@ -34,6 +34,9 @@ pub struct Args {
     /// Ignore this configuration key although pith does not know it (may be given several times)
     #[arg(long, value_name = "KEY")]
     allow_unknown: Vec<String>,
+    /// Of a checkpoint that sees images too, convert the text model and drop the rest
+    #[arg(long)]
+    text_only: bool,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -63,6 +66,7 @@ pub fn run(args: &Args) -> Result<End> {
     let options = Options {
         target: Target::by_name(&args.target)?,
         allow_unknown: args.allow_unknown.clone(),
+        text_only: args.text_only,
         threads: args.threads,
         ..Options::default()
     };

@@ -39,6 +39,8 @@ pub struct Config {
     pub(crate) scaling: Scaling,
     /// Keys that are ignored on the caller's word.
     pub allowed: Vec<String>,
+    /// Prefixes of tensors that aren't the text model's, where the caller wants it alone.
+    pub(crate) others: &'static [&'static str],
     class: String,
     numbers: Vec<(Hp, Number)>,
     layers: Option<Vec<bool>>,
@@ -75,6 +77,7 @@ impl Config {
             special: Vec::new(),
             scaling: Scaling::None,
             allowed: Vec::new(),
+            others: &[],
             class: class.to_owned(),
             numbers: Vec::new(),
             layers: None,

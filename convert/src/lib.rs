@@ -10,6 +10,7 @@
 //! | [`source`] | containers to named tensors: safetensors, torch zip archives, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
+//! | `text` | the text model of a checkpoint that sees images too |
 //! | `shapes` | the shape that each GGUF tensor must have |
 //! | `mapping` | source tensors to GGUF tensors by the family's row |
 //! | [`types`] | which format each tensor gets |
@@ -26,6 +27,7 @@ mod metadata;
 pub mod report;
 mod shapes;
 pub mod source;
+mod text;
 pub mod tokenizer;
 pub mod types;
 mod write;
@@ -51,6 +53,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Configuration keys that may be unknown.
     pub allow_unknown: Vec<String>,
+    /// Of a checkpoint that sees images too, convert the text model and drop the rest.
+    pub text_only: bool,
     /// Write no tokenizer: the file runs on token ids only.
     pub no_tokenizer: bool,
     /// Threads that encode; 0 for as many as the machine has.
@@ -64,6 +68,7 @@ impl Default for Options {
             target: Target::Format(Format::Q8_0),
             name: None,
             allow_unknown: Vec::new(),
+            text_only: false,
             no_tokenizer: false,
             threads: 0,
         }
@@ -104,8 +109,12 @@ pub fn convert(
     let start = Instant::now();
     let mut source = Source::open(source)?;
     dialect::translate(&mut source)?;
-    let json = source.config()?;
+    let (json, others) = match options.text_only {
+        true => text::only(source.config()?)?,
+        false => (source.config()?, &[][..]),
+    };
     let mut config = Config::read(&json, &options.allow_unknown)?;
+    config.others = others;
     refuse_overwrite(&source, out)?;
     let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;
     let jobs: Vec<Job<'_>> =

@@ -36,8 +36,7 @@ pub const FAMILIES: &[&Family] = &[
 pub const REFUSED: &[(&str, &str)] = &[
     (
         "Gemma3ForConditionalGeneration",
-        "it holds a vision tower and nests the text model; save its `language_model` as \
-         Gemma3ForCausalLM and convert that",
+        "it sees images too; --text-only converts its text model and drops the rest",
     ),
     ("GPT2DoubleHeadsModel", "it has a multiple-choice head; save it as GPT2LMHeadModel"),
     ("LlamaModel", "it has no head and isn't tied; save it as LlamaForCausalLM"),
