@@ -45,6 +45,9 @@ pub struct Args {
     /// Ignore this configuration key although pith does not know it (may be given several times)
     #[arg(long, value_name = "KEY")]
     allow_unknown: Vec<String>,
+    /// Of a checkpoint that sees images too, convert the text model and drop the rest
+    #[arg(long)]
+    text_only: bool,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -89,6 +92,7 @@ pub fn run(args: &Args) -> Result<End> {
         target: Target::by_name(args.target())?,
         allow_unknown: args.allow_unknown.clone(),
         adapters: args.adapter.clone(),
+        text_only: args.text_only,
         threads: args.threads,
         ..Options::default()
     };
@@ -163,7 +167,8 @@ fn text(report: &Report, out: &str) -> String {
             .map(|key| format!("ignored configuration key {key}: as you asked")),
     );
     if !report.stock {
-        let what = if report.classifier.is_some() { "head" } else { "architecture" };
+        let what =
+            if report.classifier.is_some() { "head" } else { "architecture or form of rope" };
         lines.push(format!("llama.cpp does not know this {what}; pith runs it"));
     }
     lines.join("\n") + "\n"

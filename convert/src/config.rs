@@ -49,6 +49,8 @@ pub struct Config {
     /// Keys that are ignored on the caller's word.
     pub allowed: Vec<String>,
     attention: attention::Attention,
+    /// Prefixes of tensors that aren't the text model's, where the caller wants it alone.
+    pub(crate) others: &'static [&'static str],
     class: String,
     numbers: Vec<(Hp, Number)>,
     layers: Option<Vec<bool>>,
@@ -77,6 +79,7 @@ impl Config {
             .as_object()
             .ok_or_else(|| Error::malformed("JSON", "config.json holds no object"))?;
         let (family, class, head) = find_family(json)?;
+        rope::check_once(json)?;
         let mut config = Config {
             family,
             act: family.block.act,
@@ -86,6 +89,7 @@ impl Config {
             scaling: Scaling::None,
             allowed: Vec::new(),
             attention: attention::Attention::default(),
+            others: &[],
             class: class.to_owned(),
             numbers: Vec::new(),
             layers: None,

@@ -10,6 +10,7 @@
 //! | [`source`] | containers to named tensors: safetensors, torch zip archives, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
+//! | `text` | the text model of a checkpoint that sees images too |
 //! | `shapes` | the shape that each GGUF tensor must have |
 //! | `fold` | rows in the order that GGUF has them |
 //! | `mapping` | source tensors to GGUF tensors by the family's row |
@@ -30,6 +31,7 @@ mod metadata;
 pub mod report;
 mod shapes;
 pub mod source;
+mod text;
 pub mod tokenizer;
 pub mod types;
 mod write;
@@ -66,6 +68,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Configuration keys that may be unknown.
     pub allow_unknown: Vec<String>,
+    /// Of a checkpoint that sees images too, convert the text model and drop the rest.
+    pub text_only: bool,
     /// Write no tokenizer: the file runs on token ids only.
     pub no_tokenizer: bool,
     /// Folders of PEFT adapters that are merged into the checkpoint, each into the result of those
@@ -82,6 +86,7 @@ impl Default for Options {
             target: Target::Format(Format::Q8_0),
             name: None,
             allow_unknown: Vec::new(),
+            text_only: false,
             no_tokenizer: false,
             adapters: Vec::new(),
             threads: 0,
@@ -130,8 +135,12 @@ pub fn convert(
     }
     let mut source = Source::open(source)?;
     dialect::translate(&mut source)?;
-    let json = source.config()?;
+    let (json, others) = match options.text_only {
+        true => text::only(source.config()?)?,
+        false => (source.config()?, &[][..]),
+    };
     let mut config = Config::read(&json, &options.allow_unknown)?;
+    config.others = others;
     refuse_overwrite(&source, out)?;
     let mut merged = Vec::new();
     let mut of_adapters = Vec::new();
@@ -229,7 +238,7 @@ impl Work<'_> {
         Report {
             family: config.family.title,
             arch: config.family.arch,
-            stock: config.family.stock && config.classifier.is_none(),
+            stock: config.family.stock && config.classifier.is_none() && config.is_stock_rope(),
             classifier: config.classifier.clone(),
             formats: count_formats(jobs),
             n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),

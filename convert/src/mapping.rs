@@ -401,7 +401,9 @@ impl<'a, 'c> Mapper<'a, 'c> {
             if self.consumed.contains(entry.name.as_str()) {
                 continue;
             }
-            match self.config.family.ignores(&entry.name) {
+            let is_other = self.config.others.iter().any(|other| entry.name.starts_with(other));
+            let why = is_other.then_some("not the text model's: as you asked");
+            match why.or_else(|| self.config.family.ignores(&entry.name)) {
                 Some(why) => self.ignored.push((entry.name.clone(), why.into())),
                 None if self.is_unused_output(&entry.name) => {
                     let why = "the language model's output: a classifier doesn't use it";

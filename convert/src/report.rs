@@ -12,7 +12,8 @@ pub struct Report {
     pub family: &'static str,
     /// GGUF `general.architecture`.
     pub arch: &'static str,
-    /// Whether llama.cpp runs this file: it knows the architecture, and there is no head on it.
+    /// Whether llama.cpp runs this file: it knows the architecture and the rope, and there is no head
+    /// on it.
     pub stock: bool,
     /// The head, if the model classifies.
     pub classifier: Option<Classifier>,

@@ -2,7 +2,7 @@
 //! keys and tensors disagree.
 #![allow(missing_docs)]
 
-use std::{fs, ops::ControlFlow};
+use std::{fs, ops::ControlFlow, path::Path};
 
 use pith_convert::config::{
     Config,
@@ -279,4 +279,79 @@ fn the_norms_of_heads_are_whole_or_stop_by_name() {
         c.tensors.iter_mut().find(|tensor| tensor.name == norm).unwrap().shape = vec![32];
     });
     assert!(wide.contains(norm) && wide.contains("[32]"), "{wide}");
+}
+
+/// gemma3 as `Gemma3ForConditionalGeneration` saves it, by version 5 or by version 4.5x, with a part
+/// of its vision tower.
+fn with_images(folder: &Path, prefix: &str, head: &str, tower: &str) -> Value {
+    let mut checkpoint = Checkpoint::open("gemma3");
+    let spare = checkpoint.tensors[0].clone();
+    for tensor in &mut checkpoint.tensors {
+        let name = &tensor.name;
+        tensor.name = match name.strip_prefix("model.") {
+            Some(rest) => format!("{prefix}{rest}"),
+            None => format!("{head}{name}"),
+        };
+    }
+    for part in
+        ["vision_tower.post_layernorm.weight", "multi_modal_projector.mm_soft_emb_norm.weight"]
+    {
+        let mut tensor = spare.clone();
+        tensor.name = format!("{tower}{part}");
+        checkpoint.tensors.push(tensor);
+    }
+    checkpoint.write(folder, Layout::PLAIN);
+    let mut text = checkpoint.config();
+    let text = text.as_object_mut().unwrap();
+    text.remove("architectures");
+    let config = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255_999,
+        "eoi_token_index": 256_000, "image_token_index": 262_144, "initializer_range": 0.02,
+        "mm_tokens_per_image": 4, "model_type": "gemma3", "text_config": text,
+        "tie_word_embeddings": true, "vision_config": {"hidden_size": 32},
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    config
+}
+
+#[test]
+fn the_text_model_of_a_checkpoint_with_images_is_converted_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain");
+    fs::create_dir(&plain).unwrap();
+    Checkpoint::open("gemma3").write(&plain, Layout::PLAIN);
+    let convert = |from: &Path, text_only| {
+        let out = folder.path().join("out.gguf");
+        let name = Some("test".into());
+        let options = pith_convert::Options { text_only, name, ..Default::default() };
+        pith_convert::convert(from, &out, &options, &mut |_| ControlFlow::Continue(()))
+            .map(|report| (fs::read(&out).unwrap(), report))
+            .map_err(|error| error.to_string())
+    };
+    let (wanted, _) = convert(&plain, false).unwrap();
+    assert!(convert(&plain, true).unwrap_err().contains("--text-only"));
+    for (i, (prefix, head, tower)) in
+        [("language_model.model.", "language_model.", ""), ("model.language_model.", "", "model.")]
+            .into_iter()
+            .enumerate()
+    {
+        let images = folder.path().join(format!("images-{i}"));
+        fs::create_dir(&images).unwrap();
+        let config = with_images(&images, prefix, head, tower);
+        assert!(convert(&images, false).unwrap_err().contains("--text-only"));
+        let (file, report) = convert(&images, true).unwrap();
+        assert!(file == wanted, "{prefix}");
+        let dropped = report.ignored.iter().filter(|(_, why)| why.contains("as you asked"));
+        assert_eq!(dropped.count(), 2);
+        for (key, value, wanted) in [
+            ("text_config", json!(null), "text_config"),
+            ("audio_config", json!({}), "audio_config"),
+        ] {
+            let mut config = config.clone();
+            config[key] = value;
+            fs::write(images.join("config.json"), config.to_string()).unwrap();
+            let error = convert(&images, true).unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use pith::{
     quant::Format,
     session::Options,
 };
-use pith_convert::Target;
+use pith_convert::{Report, Target};
 use serde_json::{Value, json};
 
 #[path = "../../tests/goldens/support/checkpoint.rs"]
@@ -21,6 +21,10 @@ use checkpoint::{Checkpoint, Layout};
 
 /// The converted bytes of a golden's checkpoint after `edit` of its configuration.
 fn convert(variant: &str, edit: impl Fn(&mut Value)) -> Result<Vec<u8>, String> {
+    reported(variant, edit).map(|(file, _)| file)
+}
+
+fn reported(variant: &str, edit: impl Fn(&mut Value)) -> Result<(Vec<u8>, Report), String> {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = Checkpoint::open(variant);
     checkpoint.write(folder.path(), Layout::PLAIN);
@@ -33,9 +37,9 @@ fn convert(variant: &str, edit: impl Fn(&mut Value)) -> Result<Vec<u8>, String> 
         name: Some("test".into()),
         ..Default::default()
     };
-    pith_convert::convert(folder.path(), &out, &options, &mut |_| ControlFlow::Continue(()))
-        .map_err(|error| error.to_string())?;
-    Ok(fs::read(out).unwrap())
+    let result =
+        pith_convert::convert(folder.path(), &out, &options, &mut |_| ControlFlow::Continue(()));
+    result.map(|report| (fs::read(out).unwrap(), report)).map_err(|error| error.to_string())
 }
 
 fn converted(variant: &str) -> Vec<u8> {
@@ -145,11 +149,31 @@ fn keys_are_those_of_llama_cpp() {
     assert_eq!(number(&converted("olmo2"), "olmo2.rope.freq_base_swa"), None);
 }
 
+#[test]
+fn the_report_says_where_llama_cpp_lacks_something() {
+    for (variant, wanted) in [
+        ("llama-llama3-rope", true),
+        ("llama-longrope", true),
+        ("phi3-longrope", true),
+        ("qwen2-yarn", true),
+        ("llama-yarn-all", false),
+    ] {
+        assert_eq!(reported(variant, |_| {}).unwrap().1.stock, wanted, "{variant}");
+    }
+    let (_, report) = reported("qwen2", |config| {
+        config["rope_parameters"] =
+            Checkpoint::open("llama-longrope").config()["rope_parameters"].take();
+    })
+    .unwrap();
+    assert!(!report.stock);
+}
+
 /// Qwen's documentation switches YaRN on with these keys and leaves the rest as it is.
 #[test]
 fn yarn_switched_on_by_hand_makes_the_context_longer() {
     let by_hand = |factor: Value, orig: Value| {
         let file = convert("qwen3", |config| {
+            config["rope_parameters"] = json!(null);
             config["rope_scaling"] = json!({
                 "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": orig,
             });
@@ -210,6 +234,8 @@ fn what_makes_no_sense_stops_by_name() {
         assert!(error.contains(wanted), "{scaling}: {error}");
     }
     // Two keys that say different things.
+    let error = convert("qwen3", |config| config["rope_scaling"] = yarn.clone());
+    assert!(error.unwrap_err().contains("`rope_scaling` and `rope_parameters`"));
     let error = convert("phi3-longrope", |config| {
         config["original_max_position_embeddings"] = json!(48);
     });

@@ -203,7 +203,8 @@ pub const GEMMA3: Family = Family {
         (RopeBase, Value::F32(1e6)),
         (RopeBaseLocal, Value::F32(10000.0)),
     ],
-    prefixes: &["model.", ""],
+    // The later ones in checkpoints that see images too.
+    prefixes: &["model.", "", "language_model.model.", "language_model.", "model.language_model."],
     tensors: &[
         row("embed_tokens.weight", "token_embd.weight", Keep, Required),
         row("layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", AddOne, Required),

@@ -74,8 +74,7 @@ pub const BY_FLAG: &[(&str, &Family)] = &[("alibi", &FALCON_RW)];
 pub const REFUSED: &[(&str, &str)] = &[
     (
         "Gemma3ForConditionalGeneration",
-        "it holds a vision tower and nests the text model; save its `language_model` as \
-         Gemma3ForCausalLM and convert that",
+        "it sees images too; --text-only converts its text model and drops the rest",
     ),
     (
         "Gemma3ForSequenceClassification",

@@ -45,7 +45,7 @@ pub const STABLELM: Family = Family {
         key("hidden_act", Activation),
         key("use_parallel_residual", Set(ParallelResidual)),
         key("use_qkv_bias", BIASES),
-        key("qk_layernorm", Ignored("the norm tensors decide")),
+        key("qk_layernorm", Has("blk.{}.attn_q_norm.weight")),
         key("auto_map", Ignored("names an older program of the same model")),
         key("attention_dropout", DROPOUT),
         key("hidden_dropout", DROPOUT),

@@ -47,6 +47,18 @@ pub(crate) struct Long {
     long: Vec<f32>,
 }
 
+/// Whoever adds the older key to a file that has the newer one means both; `transformers` then reads
+/// the older one alone and loses the base.
+pub(super) fn check_once(json: &Map<String, Value>) -> Result<()> {
+    let object = |key: &str| json.get(key).filter(|value| !value.is_null());
+    match (object("rope_scaling"), object("rope_parameters")) {
+        (Some(old), Some(new)) if old != new => Err(Error::Unsupported(
+            "config.json has `rope_scaling` and `rope_parameters`: put all into one of them".into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Takes the object under `key`; for Gemma 3 it nests one for full and one for sliding attention.
 pub(super) fn consume<'j>(
     config: &mut Config,
@@ -384,6 +396,21 @@ impl Config {
         match magnitude == 1.0 {
             true => Ok(()),
             false => self.set(Hp::RopeAttnFactor, Number::F32(magnitude), "rope's magnitude"),
+        }
+    }
+
+    /// Whether llama.cpp reads all of it: not every graph has tensors of divisors (a file with others
+    /// is refused), and only factor, first context and `attn_factor` of YaRN's numbers are read.
+    pub(crate) fn is_stock_rope(&self) -> bool {
+        let arch = self.family.arch;
+        match self.scaling {
+            Scaling::None | Scaling::Linear => true,
+            Scaling::Llama3(_) => arch == "llama",
+            Scaling::Long(_) => arch == "llama" || arch == "phi3",
+            Scaling::Yarn(_) => {
+                let own = [Hp::YarnBetaFast, Hp::YarnBetaSlow, Hp::YarnExact];
+                own.iter().all(|&hp| self.get(hp).is_none())
+            }
         }
     }
 
