@@ -14,14 +14,17 @@ use crate::{End, catch_interrupts, interrupted, progress::Bar, stdout_error};
 /// Turn a GPT checkpoint into one quantized GGUF file
 ///
 /// SOURCE is a Hugging Face folder: config.json, the tokenizer's files, and the weights as
-/// safetensors or pytorch_model.bin, sharded or not. Every tensor and every configuration key is
-/// used, or the conversion stops and names it.
+/// safetensors or pytorch_model.bin, sharded or not; or one weight file (.safetensors, .bin, .pt,
+/// .pth) with these beside it; or the folder of Meta's consolidated.00.pth and params.json, or of
+/// nanoGPT's ckpt.pt. Every tensor and every configuration key is used, or the conversion stops and
+/// names it.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   pith convert ./my-gpt                          writes my-gpt-q8_0.gguf
   pith convert ./my-gpt -o small.gguf --type q4_k
-  pith convert ./my-gpt --allow-unknown my_note")]
+  pith convert ./my-gpt --allow-unknown my_note
+  pith convert out/ckpt.pt --no-tokenizer        nanoGPT, to run on token ids")]
 pub struct Args {
     /// The checkpoint's folder
     source: PathBuf,
@@ -34,6 +37,9 @@ pub struct Args {
     /// Ignore this configuration key although pith does not know it (may be given several times)
     #[arg(long, value_name = "KEY")]
     allow_unknown: Vec<String>,
+    /// Write no tokenizer: the file runs on token ids only
+    #[arg(long)]
+    no_tokenizer: bool,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -63,6 +69,7 @@ pub fn run(args: &Args) -> Result<End> {
     let options = Options {
         target: Target::by_name(&args.target)?,
         allow_unknown: args.allow_unknown.clone(),
+        no_tokenizer: args.no_tokenizer,
         threads: args.threads,
         ..Options::default()
     };

@@ -5,9 +5,13 @@
 
 pub mod pickle;
 pub mod safetensors;
+mod state_dict;
 pub mod torch;
+pub mod torch_legacy;
 mod view;
 pub mod zip;
+
+pub(crate) use zip::check_crc;
 
 pub use view::View;
 
@@ -115,6 +119,8 @@ pub struct Leftover {
     pub name: String,
     /// What it is, for people.
     pub what: &'static str,
+    /// Its value, where it is a number, a flag, a short string, or a small dict of these.
+    pub value: Value,
     /// Whether it lies beside the state dict (an optimizer, an epoch) and not in it.
     pub beside: bool,
 }
@@ -123,7 +129,7 @@ pub struct Leftover {
 #[derive(Default)]
 pub struct Source {
     folder: PathBuf,
-    files: Vec<(PathBuf, Bytes)>,
+    files: Vec<(PathBuf, Arc<Bytes>)>,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
     leftovers: Vec<Leftover>,
@@ -140,14 +146,37 @@ pub struct Tensor {
     file: usize,
 }
 
-/// Weight files of a Hugging Face folder, in the order in which they are looked for. An index names
-/// the parts of a sharded checkpoint.
+/// Weight files of a folder, in the order in which they are looked for. An index names the parts of a
+/// sharded checkpoint; the last two are Meta's and nanoGPT's.
 const FILES: &[&str] = &[
     "model.safetensors.index.json",
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "consolidated.00.pth",
+    "ckpt.pt",
 ];
+
+/// The first file of Meta's checkpoints; there is one for each rank of its tensor parallelism.
+const FIRST_RANK: &str = "consolidated.00.pth";
+const MAX_RANKS: usize = 100;
+
+/// What wrapping programs put before every name: `torch.compile`; `DataParallel` and DeepSpeed.
+const WRAPPERS: &[&str] = &["_orig_mod.", "module."];
+/// What every name of a model of Hugging Face begins with, or of a wrapped one: a module that holds
+/// the model under an attribute, as in Lightning, puts the attribute before these.
+const TOPS: &[&str] = &[
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "lm_head.",
+    "embed_out.",
+    "_orig_mod.",
+    "module.",
+    "base_model.",
+];
+/// Wrappers inside each other.
+const MAX_WRAPPERS: usize = 8;
 
 /// The longest JSON file that is read.
 pub(crate) const MAX_JSON: u64 = 256 << 20;
@@ -165,8 +194,12 @@ impl Source {
         if weights.extension().is_some_and(|extension| extension == "json") {
             source.add_shards(&weights)?;
         } else {
+            let is_first = weights.file_name().is_some_and(|name| name == FIRST_RANK);
             let bytes = map_file(&weights)?;
             source.add_file(weights, bytes)?;
+            if is_first {
+                source.add_ranks()?;
+            }
         }
         source.finish();
         Ok(source)
@@ -186,9 +219,37 @@ impl Source {
     /// Drops prefixes of wrappers and sorts the tensors by name.
     fn finish(&mut self) {
         self.strip_wrappers();
+        let tensors = self.take_tensors();
+        self.set_tensors(tensors);
+    }
+
+    /// All tensors, for a dialect to change; [`Source::set_tensors`] takes them back.
+    pub(crate) fn take_tensors(&mut self) -> Vec<Tensor> {
+        std::mem::take(&mut self.tensors)
+    }
+
+    /// Sorts these tensors by name; they become all that there are.
+    pub(crate) fn set_tensors(&mut self, tensors: Vec<Tensor>) {
+        self.tensors = tensors;
+        // Ranks of one name keep the order of their files.
         self.tensors.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
         let names = self.tensors.iter().enumerate();
         self.by_name = names.map(|(i, tensor)| (tensor.entry.name.clone(), i)).collect();
+    }
+
+    /// Uses this instead of `config.json`.
+    pub(crate) fn set_config(&mut self, config: Value) {
+        self.config = Some(config);
+    }
+
+    /// Notes something that a dialect found beside the weights.
+    pub(crate) fn leave(&mut self, leftover: Leftover) {
+        self.leftovers.push(leftover);
+    }
+
+    /// The bytes of the file that a tensor of this source lies in.
+    pub(crate) fn file_of(&self, tensor: &Tensor) -> Arc<Bytes> {
+        Arc::clone(&self.files[tensor.file].1)
     }
 
     /// The folder of `config.json` and the tokenizer.
@@ -298,7 +359,7 @@ impl Source {
     fn add_file(&mut self, path: PathBuf, bytes: Bytes) -> Result<()> {
         let (entries, leftovers) = read(&bytes).map_err(|error| in_file(error, &path))?;
         let file = self.files.len();
-        self.files.push((path, bytes));
+        self.files.push((path, Arc::new(bytes)));
         self.leftovers.extend(leftovers);
         let tensor = |entry| Tensor { entry, file };
         self.tensors.extend(entries.into_iter().map(tensor));
@@ -345,17 +406,57 @@ impl Source {
         }
     }
 
+    /// Adds the other ranks of a checkpoint of Meta's, as far as they lie beside the first.
+    fn add_ranks(&mut self) -> Result<()> {
+        for rank in 1..MAX_RANKS {
+            let path = self.folder.join(format!("consolidated.{rank:02}.pth"));
+            if !path.exists() {
+                break;
+            }
+            let bytes = map_file(&path)?;
+            self.add_file(path, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Drops prefixes that wrappers of a training program put before every name.
     fn strip_wrappers(&mut self) {
-        for prefix in ["_orig_mod.", "module.", "_orig_mod."] {
-            let all = !self.tensors.is_empty()
-                && self.tensors.iter().all(|tensor| tensor.entry.name.starts_with(prefix));
-            if all {
-                for tensor in &mut self.tensors {
-                    tensor.entry.name.drain(..prefix.len());
-                }
+        for _ in 0..MAX_WRAPPERS {
+            let Some(len) = self.wrapper() else {
+                return;
+            };
+            for tensor in &mut self.tensors {
+                tensor.entry.name.drain(..len);
             }
         }
+    }
+
+    /// The length of a wrapper's prefix that every name has.
+    fn wrapper(&self) -> Option<usize> {
+        let all = |is: &dyn Fn(&str) -> bool| self.tensors.iter().all(|t| is(&t.entry.name));
+        let first = &self.tensors.first()?.entry.name;
+        if let Some(prefix) = WRAPPERS.iter().find(|&prefix| all(&|name| name.starts_with(prefix)))
+        {
+            return Some(prefix.len());
+        }
+        // PEFT's, with its adapters merged; what still has some isn't the model alone.
+        let merged = "base_model.model.";
+        if all(&|name| name.starts_with(merged) && !name.contains(".lora_")) {
+            return Some(merged.len());
+        }
+        let attribute = &first[..=first.find('.')?];
+        let holds = |name: &str| {
+            let inner = name.strip_prefix(attribute);
+            inner.is_some_and(|inner| TOPS.iter().any(|top| inner.starts_with(top)))
+        };
+        (attribute != "base_model." && all(&holds)).then_some(attribute.len())
+    }
+}
+
+impl Tensor {
+    /// Another tensor of the same file.
+    pub(crate) fn beside(&self, entry: Entry) -> Tensor {
+        Tensor { entry, file: self.file }
     }
 }
 
@@ -386,7 +487,9 @@ fn is_plain_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(plain) && !matches!(name, "." | "..")
 }
 
-/// Maps a regular file. What is none (a pipe, a device) could block or never end.
+/// Maps a regular file. What is none (a pipe, a device) could block or never end. Links are
+/// followed: Hugging Face's cache consists of them. An index can't lead out of its folder, for it
+/// holds plain names; a link in the folder was put there by whoever may write there.
 fn map_file(path: &Path) -> Result<Bytes> {
     let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if !kind.is_file() {
@@ -423,14 +526,15 @@ fn in_file(error: Error, path: &Path) -> Error {
 /// Lists the tensors of a weight file, told apart by its first bytes.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for what is neither safetensors nor a zip archive of torch.save.
+/// [`Error::Unsupported`] for what is neither safetensors nor a file of torch.save.
 pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
     let refuse = |what: &str| Err(Error::Unsupported(what.into()));
     match file {
         [b'P', b'K', 3, 4, ..] => torch::read(file),
-        [0x80, 2, 0x8a, 10, 0x6c, 0xfc, ..] => refuse(
-            "a torch.save file from before PyTorch 1.6; load it with a newer PyTorch and save it \
-             again",
+        _ if torch_legacy::is_legacy(file) => torch_legacy::read(file),
+        _ if torch_legacy::is_tar(file) => refuse(
+            "a tar archive; if torch.save wrote it before PyTorch 0.1.10, load it with a newer \
+             PyTorch and save it again",
         ),
         [b'G', b'G', b'U', b'F', ..] => refuse("this is GGUF already: run it as it is"),
         [0x89, b'H', b'D', b'F', ..] => refuse("HDF5 (Keras) weights; convert them to safetensors"),
@@ -438,7 +542,7 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
             refuse("a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
         }
         [_, _, _, _, _, _, _, _, b'{', ..] => Ok((safetensors::read(file)?, Vec::new())),
-        _ => refuse("neither safetensors nor a zip file of torch.save"),
+        _ => refuse("neither safetensors nor a file of torch.save"),
     }
 }
 

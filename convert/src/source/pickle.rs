@@ -15,12 +15,20 @@ use pith::{Error, Result};
 
 /// The longest pickle that is read; a state dict takes about 250 bytes a tensor.
 const MAX_LEN: usize = 64 << 20;
-/// Values that a pickle may make, and items that it may copy.
-const MAX_NODES: usize = 4 << 20;
+/// Values that a pickle may make, and items that it may copy; a state dict makes about 25 a tensor,
+/// and all of them take less than 64 MB.
+const MAX_NODES: usize = 1 << 20;
+/// What a tensor or a storage counts: it takes several times the memory of a plain value.
+const BOXED: usize = 8;
 /// Containers that may be open at once.
 const MAX_MARKS: usize = 1000;
 /// Dimensions that a tensor may have.
 const MAX_DIMS: usize = 8;
+
+/// The answer to `torch.save(model)`, which can't be read without the program that wrote it.
+const WHOLE_MODULE: &str = "the file holds a whole module, whose code would have to run; load it \
+                            with its own program and save the weights alone, with \
+                            torch.save(model.state_dict(), ...)";
 
 /// A whole pickle: its values and the one at the top.
 #[derive(Debug)]
@@ -39,7 +47,21 @@ impl<'a> Pickle<'a> {
         if bytes.len() > MAX_LEN {
             return Err(fault(0, format!("{} bytes; at most {MAX_LEN} are read", bytes.len())));
         }
-        Machine { bytes, ..Machine::default() }.run()
+        let (pickle, end) = Pickle::parse_at(bytes, 0)?;
+        if end != bytes.len() {
+            return Err(fault(end, "bytes follow the end of the pickle"));
+        }
+        Ok(pickle)
+    }
+
+    /// Runs the pickle that begins at `start` of `file`, where more may follow; gives the offset of
+    /// its end, too.
+    ///
+    /// # Errors
+    /// As [`Pickle::parse`], with offsets in `file`.
+    pub fn parse_at(file: &'a [u8], start: usize) -> Result<(Pickle<'a>, usize)> {
+        let bytes = &file[..file.len().min(start.saturating_add(MAX_LEN))];
+        Machine { bytes, start, at: start, ..Machine::default() }.run()
     }
 
     /// The value at the top.
@@ -51,6 +73,14 @@ impl<'a> Pickle<'a> {
     pub fn get(&self, at: Ref) -> &Node<'a> {
         &self.nodes[at as usize]
     }
+
+    /// All storages that it names, each as often as it does.
+    pub fn storages(&self) -> impl Iterator<Item = &Storage<'a>> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Storage(storage) => Some(&**storage),
+            _ => None,
+        })
+    }
 }
 
 fn fault(at: usize, what: impl Into<String>) -> Error {
@@ -60,6 +90,8 @@ fn fault(at: usize, what: impl Into<String>) -> Error {
 #[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
+    /// Where the pickle begins.
+    start: usize,
     at: usize,
     /// Offset of the opcode being run, for errors.
     op_at: usize,
@@ -72,7 +104,7 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn run(mut self) -> Result<Pickle<'a>> {
+    fn run(mut self) -> Result<(Pickle<'a>, usize)> {
         loop {
             self.op_at = self.at;
             let [op] = self.array()?;
@@ -81,11 +113,8 @@ impl<'a> Machine<'a> {
             }
             self.step(op)?;
         }
-        if self.at != self.bytes.len() {
-            return Err(fault(self.at, "bytes follow the end of the pickle"));
-        }
         match (&self.stack[..], &self.marks[..]) {
-            (&[root], []) => Ok(Pickle { nodes: self.nodes, root }),
+            (&[root], []) => Ok((Pickle { nodes: self.nodes, root }, self.at)),
             _ => Err(self.fault("the pickle doesn't end with one value")),
         }
     }
@@ -243,7 +272,7 @@ impl<'a> Machine<'a> {
 
     fn protocol(&mut self) -> Result<()> {
         let [version] = self.array()?;
-        if self.op_at != 0 || !(2..=5).contains(&version) {
+        if self.op_at != self.start || !(2..=5).contains(&version) {
             return Err(self.fault(format!("protocol {version} where 2 to 5 may begin a pickle")));
         }
         Ok(())
@@ -389,6 +418,9 @@ impl<'a> Machine<'a> {
     fn push_symbol(&mut self, module: &str, name: &str) -> Result<()> {
         match Symbol::find(module, name) {
             Some(symbol) => self.push(Node::Symbol(symbol)),
+            None if module.starts_with("torch.nn.modules") => {
+                Err(Error::Unsupported(format!("{WHOLE_MODULE}; it names `{module}.{name}`")))
+            }
             None => Err(Error::Unsupported(format!(
                 "the pickle names `{module}.{name}` at byte {}, which weights don't need; nothing \
                  was run. If you trust the file, load it with its own program and save the weights \
@@ -418,6 +450,7 @@ impl<'a> Machine<'a> {
             (Symbol::OrderedDict, &[pairs]) => self.dict_of_pairs(pairs),
             (Symbol::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
                 let tensor = self.tensor(storage, offset, shape, strides)?;
+                self.charge(BOXED)?;
                 self.push(Node::Tensor(Box::new(tensor)))
             }
             (Symbol::RebuildParameter, &[data, ..]) => match self.node(data) {
@@ -447,7 +480,9 @@ impl<'a> Machine<'a> {
                 }
                 _ => Err(self.fault("a torch.Size of what is no tuple")),
             },
-            (Symbol::Device | Symbol::Encode, _) => self.push(Node::Opaque(symbol)),
+            (Symbol::Device | Symbol::Encode | Symbol::NumpyType | Symbol::NumpyScalar, _) => {
+                self.push(Node::Opaque(symbol))
+            }
             _ => Err(self.fault(format!("{symbol:?} with {} arguments", args.len()))),
         }
     }
@@ -469,24 +504,27 @@ impl<'a> Machine<'a> {
         self.set_items(items)
     }
 
-    /// BUILD gives an object attributes. The one object here that has any is the `OrderedDict` of a
-    /// state dict, with `_metadata`: versions of modules.
+    /// BUILD gives an object attributes. The objects here that have any are the `OrderedDict` of a
+    /// state dict, with `_metadata` (versions of modules), and a numpy type.
     fn build(&mut self) -> Result<()> {
         let state = self.pop()?;
         match (self.top()?, self.node(state)) {
             (Node::Dict(_), Node::Dict(_)) => Ok(()),
+            (Node::Opaque(Symbol::NumpyType), Node::Tuple(_)) => Ok(()),
             _ => Err(self.fault("attributes of what is no OrderedDict")),
         }
     }
 
-    /// A persistent id: `("storage", class, key, location, elements)`.
+    /// A persistent id: `("storage", class, key, location, elements)`. Legacy streams add `None`, or
+    /// `(key, offset, elements)` of a storage that is a part of this one.
     fn storage(&mut self) -> Result<()> {
         let id = self.pop()?;
         let parts = match self.node(id) {
-            Node::Tuple(parts) if parts.len() == 5 => parts,
+            Node::Tuple(parts) if matches!(parts.len(), 5 | 6) => parts,
             _ => return Err(self.fault("a persistent id that is no storage")),
         };
         let [kind, class, key, location, len] = [0, 1, 2, 3, 4].map(|i| self.node(parts[i]));
+        let part = parts.get(5).map_or(&Node::None, |&part| self.node(part));
         match (kind, class, key, location, len) {
             (
                 Node::Str("storage"),
@@ -495,11 +533,35 @@ impl<'a> Machine<'a> {
                 Node::Str(_),
                 &Node::Int(len),
             ) => {
-                let len = usize::try_from(len)
+                let whole = usize::try_from(len)
                     .map_err(|_| self.fault(format!("a storage of {len} elements")))?;
-                self.push(Node::Storage(Box::new(Storage { dtype, key, len })))
+                let (start, len) = self.part(part, whole)?;
+                self.charge(BOXED)?;
+                self.push(Node::Storage(Box::new(Storage { dtype, key, whole, start, len })))
             }
+            (Node::Str("module"), ..) => Err(Error::Unsupported(WHOLE_MODULE.into())),
             _ => Err(self.fault("a persistent id that is no storage")),
+        }
+    }
+
+    /// First element and length of the part of a storage that a persistent id means.
+    fn part(&self, part: &Node<'a>, whole: usize) -> Result<(usize, usize)> {
+        let parts = match part {
+            Node::None => return Ok((0, whole)),
+            Node::Tuple(parts) if parts.len() == 3 => parts,
+            _ => return Err(self.fault("a part of a storage that is no triple")),
+        };
+        let size = |i: usize| match self.node(parts[i]) {
+            &Node::Int(size) => usize::try_from(size).ok(),
+            _ => None,
+        };
+        match (self.node(parts[0]), size(1), size(2)) {
+            (Node::Str(_), Some(start), Some(len))
+                if start.checked_add(len).is_some_and(|end| end <= whole) =>
+            {
+                Ok((start, len))
+            }
+            _ => Err(self.fault(format!("a part that leaves its storage of {whole} elements"))),
         }
     }
 
@@ -539,6 +601,7 @@ impl<'a> Machine<'a> {
                 storage.len
             )));
         }
+        let offset = storage.start.saturating_add(offset);
         Ok(Tensor { storage, offset, shape, strides })
     }
 }

@@ -33,7 +33,7 @@ impl<'a> Entry<'a> {
 }
 
 /// Compares the CRC-32 of `bytes`, an entry called `name` at offset `at` of its file.
-pub(super) fn check_crc(bytes: &[u8], wanted: u32, name: &str, at: usize) -> Result<()> {
+pub(crate) fn check_crc(bytes: &[u8], wanted: u32, name: &str, at: usize) -> Result<()> {
     let got = crc32fast::hash(bytes);
     if got != wanted {
         return Err(fault(
