@@ -9,6 +9,7 @@ mod state_dict;
 pub mod torch;
 pub mod torch_legacy;
 mod view;
+mod wrappers;
 pub mod zip;
 
 pub(crate) use zip::check_crc;
@@ -161,23 +162,6 @@ const FILES: &[&str] = &[
 const FIRST_RANK: &str = "consolidated.00.pth";
 const MAX_RANKS: usize = 100;
 
-/// What wrapping programs put before every name: `torch.compile`; `DataParallel` and DeepSpeed.
-const WRAPPERS: &[&str] = &["_orig_mod.", "module."];
-/// What every name of a model of Hugging Face begins with, or of a wrapped one: a module that holds
-/// the model under an attribute, as in Lightning, puts the attribute before these.
-const TOPS: &[&str] = &[
-    "model.",
-    "transformer.",
-    "gpt_neox.",
-    "lm_head.",
-    "embed_out.",
-    "_orig_mod.",
-    "module.",
-    "base_model.",
-];
-/// Wrappers inside each other.
-const MAX_WRAPPERS: usize = 8;
-
 /// The longest JSON file that is read.
 pub(crate) const MAX_JSON: u64 = 256 << 20;
 
@@ -218,7 +202,7 @@ impl Source {
 
     /// Drops prefixes of wrappers and sorts the tensors by name.
     fn finish(&mut self) {
-        self.strip_wrappers();
+        wrappers::strip(&mut self.tensors);
         let tensors = self.take_tensors();
         self.set_tensors(tensors);
     }
@@ -417,39 +401,6 @@ impl Source {
             self.add_file(path, bytes)?;
         }
         Ok(())
-    }
-
-    /// Drops prefixes that wrappers of a training program put before every name.
-    fn strip_wrappers(&mut self) {
-        for _ in 0..MAX_WRAPPERS {
-            let Some(len) = self.wrapper() else {
-                return;
-            };
-            for tensor in &mut self.tensors {
-                tensor.entry.name.drain(..len);
-            }
-        }
-    }
-
-    /// The length of a wrapper's prefix that every name has.
-    fn wrapper(&self) -> Option<usize> {
-        let all = |is: &dyn Fn(&str) -> bool| self.tensors.iter().all(|t| is(&t.entry.name));
-        let first = &self.tensors.first()?.entry.name;
-        if let Some(prefix) = WRAPPERS.iter().find(|&prefix| all(&|name| name.starts_with(prefix)))
-        {
-            return Some(prefix.len());
-        }
-        // PEFT's, with its adapters merged; what still has some isn't the model alone.
-        let merged = "base_model.model.";
-        if all(&|name| name.starts_with(merged) && !name.contains(".lora_")) {
-            return Some(merged.len());
-        }
-        let attribute = &first[..=first.find('.')?];
-        let holds = |name: &str| {
-            let inner = name.strip_prefix(attribute);
-            inner.is_some_and(|inner| TOPS.iter().any(|top| inner.starts_with(top)))
-        };
-        (attribute != "base_model." && all(&holds)).then_some(attribute.len())
     }
 }
 

@@ -16,11 +16,13 @@ const WRAPPERS: &[&str] = &["state_dict", "model", "model_state_dict", "module"]
 const MAX_WRAPPERS: usize = 4;
 /// A view may repeat elements (stride 0); all tensors together may be this often the file.
 const MAX_EXPANSION: usize = 4;
+/// Tensors; the largest models have a few thousand.
+const MAX_TENSORS: usize = 1 << 16;
 /// Bytes of a key.
 const MAX_NAME: usize = 1024;
 /// Things that are no tensors; a checkpoint has a few.
 const MAX_LEFTOVERS: usize = 10_000;
-/// Keys of a dict, and bytes of a string, that are kept as a leftover's value.
+/// Leftovers whose value is kept; keys of a dict, and bytes of a string, that are.
 const MAX_VALUES: usize = 64;
 const MAX_TEXT: usize = 256;
 
@@ -45,6 +47,9 @@ pub(super) fn read(
             return Err(Error::malformed("pickle", format!("tensor `{name}` is stored twice")));
         }
         match pickle.get(value) {
+            Node::Tensor(_) if entries.len() >= MAX_TENSORS => {
+                return Err(Error::malformed("pickle", format!("more than {MAX_TENSORS} tensors")));
+            }
             Node::Tensor(tensor) => {
                 let entry = resolve(name, tensor)?;
                 let bytes =
@@ -130,6 +135,7 @@ fn leave(
         )));
     }
     let value = match node {
+        _ if leftovers.len() >= MAX_VALUES => Value::Null,
         Node::Dict(pairs) if pairs.len() <= MAX_VALUES => dict(pickle, pairs),
         Node::Dict(_) => Value::Null,
         node => plain(node),

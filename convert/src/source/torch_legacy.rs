@@ -7,7 +7,7 @@
 
 use super::{
     Data, Entry, Leftover,
-    pickle::{Node, Pickle, Storage, Tensor},
+    pickle::{MAX_NODES, Node, Pickle, Storage, Tensor},
     state_dict,
 };
 use pith::{Error, Result};
@@ -21,6 +21,8 @@ const MAGIC: [u8; 13] =
     [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 /// The only version of the stream that there is.
 const VERSION: i64 = 1001;
+/// Values of the pickles beside the object's: a key for each storage, and its place in the memo.
+const MAX_KEYS: usize = 1 << 18;
 
 fn fault(at: usize, what: impl Into<String>) -> Error {
     Error::malformed_at("torch stream", at as u64, what)
@@ -56,33 +58,40 @@ fn magic_end(file: &[u8]) -> Option<usize> {
 /// order; for storages that are absent, listed twice, or of another length than their count.
 pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
     let start = magic_end(file).ok_or_else(|| fault(0, "no magic number"))?;
-    let (version, start) = Pickle::parse_at(file, start)?;
-    if *version.root() != Node::Int(VERSION) {
-        return Err(Error::Unsupported(format!(
-            "version {:?} of torch.save's stream; {VERSION} is known",
-            version.root()
-        )));
-    }
-    let (machine, start) = Pickle::parse_at(file, start)?;
-    check_byte_order(&machine)?;
-    let (object, start) = Pickle::parse_at(file, start)?;
-    let (keys, start) = Pickle::parse_at(file, start)?;
+    let start = check_version(file, start)?;
+    let start = check_byte_order(file, start)?;
+    let (object, start) = Pickle::parse_at(file, start, MAX_NODES)?;
+    let (keys, start) = Pickle::parse_at(file, start, MAX_KEYS)?;
     let places = places(file, &object, &keys, start)?;
     state_dict::read(&object, file.len(), |name, tensor| resolve(&places, name, tensor))
 }
 
-fn check_byte_order(machine: &Pickle<'_>) -> Result<()> {
+/// Gives the offset behind the version's pickle.
+fn check_version(file: &[u8], start: usize) -> Result<usize> {
+    let (version, end) = Pickle::parse_at(file, start, MAX_KEYS)?;
+    match version.root() {
+        &Node::Int(VERSION) => Ok(end),
+        Node::Int(other) => Err(Error::Unsupported(format!(
+            "version {other} of torch.save's stream; {VERSION} is known"
+        ))),
+        _ => Err(fault(start, "a version that is no number")),
+    }
+}
+
+/// Gives the offset behind the pickle that says what the machine was like.
+fn check_byte_order(file: &[u8], start: usize) -> Result<usize> {
+    let (machine, end) = Pickle::parse_at(file, start, MAX_KEYS)?;
     let Node::Dict(pairs) = machine.root() else {
-        return Err(Error::malformed("torch stream", "what the machine was like is no dict"));
+        return Err(fault(start, "what the machine was like is no dict"));
     };
     let order = pairs.iter().find(|(key, _)| *machine.get(*key) == Node::Str("little_endian"));
     match order.map(|&(_, value)| machine.get(value)) {
-        Some(Node::Bool(true)) => Ok(()),
+        Some(Node::Bool(true)) => Ok(end),
         Some(Node::Bool(false)) => Err(Error::Unsupported(
             "a torch.save stream of a big-endian machine; save the file on a little-endian one"
                 .into(),
         )),
-        _ => Err(Error::malformed("torch stream", "no flag `little_endian`")),
+        _ => Err(fault(start, "no flag `little_endian`")),
     }
 }
 
