@@ -1,51 +1,14 @@
 //! Damaged and absurd GGUF files: an error or a sound view, never a panic, and never more memory
 //! than the file's size explains. This binary's allocator counts.
-#![allow(unsafe_code)]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
+#[path = "support/counting.rs"]
+mod counting;
 
 use pith::gguf::Gguf;
 
-/// The system's allocator, counting the bytes that each thread holds.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    HELD.set(HELD.get() + bytes);
-    PEAK.set(PEAK.get().max(HELD.get()));
-}
-
-// SAFETY: every call goes to `System` unchanged, so that its guarantees hold; counting touches only
-// constant-initialized thread-locals without destructors, which never allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those of `System::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: `at` came from `alloc` above, thus from `System`.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Parses and looks at everything; returns whether the file was sound, and the most bytes held.
 fn parse(file: &[u8]) -> (bool, usize) {
-    let before = HELD.get();
-    PEAK.set(before);
-    let sound = match Gguf::parse(file) {
+    counting::peak(|| match Gguf::parse(file) {
         Ok(gguf) => {
             for (key, value) in gguf.metadata() {
                 let array = value.as_array();
@@ -61,8 +24,7 @@ fn parse(file: &[u8]) -> (bool, usize) {
             assert!(error.to_string().len() < 1000, "{error}");
             false
         }
-    };
-    (sound, (PEAK.get() - before) as usize)
+    })
 }
 
 /// Every value type and ten tensors: 5.5 KB made by tests/gguf_python.py.

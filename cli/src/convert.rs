@@ -14,9 +14,11 @@ use crate::{End, catch_interrupts, families, interrupted, progress::Bar, stdout_
 /// Turn a GPT checkpoint into one quantized GGUF file
 ///
 /// SOURCE is a Hugging Face folder: config.json, the tokenizer's files, and the weights as
-/// safetensors or pytorch_model.bin, sharded or not. Every tensor and every configuration key is
-/// used, or the conversion stops and names it. With --base, SOURCE is a PEFT adapter's folder, and
-/// becomes a file of its own that `pith run --lora` adds to its base.
+/// safetensors or pytorch_model.bin, sharded or not; or one weight file (.safetensors, .bin, .pt,
+/// .pth) with these beside it; or the folder of Meta's consolidated.00.pth and params.json, or of
+/// nanoGPT's ckpt.pt. Every tensor and every configuration key is used, or the conversion stops and
+/// names it. With --base, SOURCE is a PEFT adapter's folder, and becomes a file of its own that
+/// `pith run --lora` adds to its base.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,6 +27,7 @@ Examples:
   pith convert ./my-gpt --adapter ./my-lora      writes my-gpt-q8_0.gguf with the adapter merged
   pith convert ./my-lora --base ./my-gpt         writes my-lora-f32.gguf, for pith run --lora
   pith convert ./my-gpt --allow-unknown my_note
+  pith convert out/ckpt.pt --no-tokenizer        nanoGPT, to run on token ids
   pith convert --list-families                   what can be converted")]
 pub struct Args {
     /// The checkpoint's folder; with --base an adapter's
@@ -48,6 +51,9 @@ pub struct Args {
     /// Of a checkpoint that sees images too, convert the text model and drop the rest
     #[arg(long)]
     text_only: bool,
+    /// Write no tokenizer: the file runs on token ids only
+    #[arg(long)]
+    no_tokenizer: bool,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -93,6 +99,7 @@ pub fn run(args: &Args) -> Result<End> {
         allow_unknown: args.allow_unknown.clone(),
         adapters: args.adapter.clone(),
         text_only: args.text_only,
+        no_tokenizer: args.no_tokenizer,
         threads: args.threads,
         ..Options::default()
     };

@@ -2,6 +2,9 @@
 //! code, which the families' rows describe. A dialect is told by the names of the tensors, never by
 //! the file's; it renames entries and changes their strides, and reads no value.
 
+mod meta;
+mod nanogpt;
+
 use crate::source::Source;
 use pith::Result;
 
@@ -9,6 +12,7 @@ use pith::Result;
 ///
 /// # Errors
 /// A checkpoint that speaks a dialect, but not as its program writes it.
-pub(crate) fn translate(_source: &mut Source) -> Result<()> {
-    Ok(())
+pub(crate) fn translate(source: &mut Source) -> Result<()> {
+    nanogpt::translate(source)?;
+    meta::translate(source)
 }

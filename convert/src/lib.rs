@@ -1,5 +1,6 @@
-//! Checkpoint to GGUF: a Hugging Face folder (safetensors or `pytorch_model.bin`, sharded or not)
-//! becomes one file that pith and, where it knows the family, llama.cpp run.
+//! Checkpoint to GGUF: a Hugging Face folder (safetensors or `pytorch_model.bin`, sharded or not), or
+//! what another program saves (`dialect`), becomes one file that pith and, where it knows the family,
+//! llama.cpp run.
 //!
 //! A checkpoint is untrusted. Its bytes are only ever read as data, within checked bounds; what
 //! isn't understood stops the conversion with its name: a tensor, a configuration key, a pickle's
@@ -7,7 +8,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`source`] | containers to named tensors: safetensors, torch zip archives, indexes |
+//! | [`source`] | containers to named tensors: safetensors, torch.save's archives and streams, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `text` | the text model of a checkpoint that sees images too |

@@ -5,9 +5,14 @@
 
 pub mod pickle;
 pub mod safetensors;
+mod state_dict;
 pub mod torch;
+pub mod torch_legacy;
 mod view;
+mod wrappers;
 pub mod zip;
+
+pub(crate) use zip::check_crc;
 
 pub use view::View;
 
@@ -114,6 +119,8 @@ pub struct Leftover {
     pub name: String,
     /// What it is, for people.
     pub what: &'static str,
+    /// Its value, where it is a number, a flag, a short string, or a small dict of these.
+    pub value: Value,
     /// Whether it lies beside the state dict (an optimizer, an epoch) and not in it.
     pub beside: bool,
 }
@@ -122,7 +129,7 @@ pub struct Leftover {
 #[derive(Default)]
 pub struct Source {
     folder: PathBuf,
-    files: Vec<(PathBuf, Bytes)>,
+    files: Vec<(PathBuf, Arc<Bytes>)>,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
     leftovers: Vec<Leftover>,
@@ -139,14 +146,20 @@ pub struct Tensor {
     file: usize,
 }
 
-/// Weight files of a Hugging Face folder, in the order in which they are looked for. An index names
-/// the parts of a sharded checkpoint.
+/// Weight files of a folder, in the order in which they are looked for. An index names the parts of a
+/// sharded checkpoint; the last two are Meta's and nanoGPT's.
 const FILES: &[&str] = &[
     "model.safetensors.index.json",
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "consolidated.00.pth",
+    "ckpt.pt",
 ];
+
+/// The first file of Meta's checkpoints; there is one for each rank of its tensor parallelism.
+const FIRST_RANK: &str = "consolidated.00.pth";
+const MAX_RANKS: usize = 100;
 
 /// The longest JSON file that is read.
 pub(crate) const MAX_JSON: u64 = 256 << 20;
@@ -164,8 +177,12 @@ impl Source {
         if weights.extension().is_some_and(|extension| extension == "json") {
             source.add_shards(&weights)?;
         } else {
+            let is_first = weights.file_name().is_some_and(|name| name == FIRST_RANK);
             let bytes = map_file(&weights)?;
             source.add_file(weights, bytes)?;
+            if is_first {
+                source.add_ranks()?;
+            }
         }
         source.finish();
         Ok(source)
@@ -184,14 +201,41 @@ impl Source {
 
     /// Drops prefixes of wrappers and sorts the tensors by name.
     fn finish(&mut self) {
-        self.strip_wrappers();
+        wrappers::strip(&mut self.tensors);
+        self.sort();
+    }
+
+    /// All tensors, for a dialect to change; [`Source::set_tensors`] takes them back.
+    pub(crate) fn take_tensors(&mut self) -> Vec<Tensor> {
+        std::mem::take(&mut self.tensors)
+    }
+
+    /// These become all tensors that there are.
+    pub(crate) fn set_tensors(&mut self, tensors: Vec<Tensor>) {
+        self.tensors = tensors;
         self.sort();
     }
 
     fn sort(&mut self) {
+        // Ranks of one name keep the order of their files.
         self.tensors.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
         let names = self.tensors.iter().enumerate();
         self.by_name = names.map(|(i, tensor)| (tensor.entry.name.clone(), i)).collect();
+    }
+
+    /// Uses this instead of `config.json`.
+    pub(crate) fn set_config(&mut self, config: Value) {
+        self.config = Some(config);
+    }
+
+    /// Notes something that a dialect found beside the weights.
+    pub(crate) fn leave(&mut self, leftover: Leftover) {
+        self.leftovers.push(leftover);
+    }
+
+    /// The bytes of the file that a tensor of this source lies in.
+    pub(crate) fn file_of(&self, tensor: &Tensor) -> Arc<Bytes> {
+        Arc::clone(&self.files[tensor.file].1)
     }
 
     /// The folder of `config.json` and the tokenizer.
@@ -315,7 +359,7 @@ impl Source {
     fn add_file(&mut self, path: PathBuf, bytes: Bytes) -> Result<()> {
         let (entries, leftovers) = read(&bytes).map_err(|error| in_file(error, &path))?;
         let file = self.files.len();
-        self.files.push((path, bytes));
+        self.files.push((path, Arc::new(bytes)));
         self.leftovers.extend(leftovers);
         let tensor = |entry| Tensor { entry, file };
         self.tensors.extend(entries.into_iter().map(tensor));
@@ -362,17 +406,24 @@ impl Source {
         }
     }
 
-    /// Drops prefixes that wrappers of a training program put before every name.
-    fn strip_wrappers(&mut self) {
-        for prefix in ["_orig_mod.", "module.", "_orig_mod."] {
-            let all = !self.tensors.is_empty()
-                && self.tensors.iter().all(|tensor| tensor.entry.name.starts_with(prefix));
-            if all {
-                for tensor in &mut self.tensors {
-                    tensor.entry.name.drain(..prefix.len());
-                }
+    /// Adds the other ranks of a checkpoint of Meta's, as far as they lie beside the first.
+    fn add_ranks(&mut self) -> Result<()> {
+        for rank in 1..MAX_RANKS {
+            let path = self.folder.join(format!("consolidated.{rank:02}.pth"));
+            if !path.exists() {
+                break;
             }
+            let bytes = map_file(&path)?;
+            self.add_file(path, bytes)?;
         }
+        Ok(())
+    }
+}
+
+impl Tensor {
+    /// Another tensor of the same file.
+    pub(crate) fn beside(&self, entry: Entry) -> Tensor {
+        Tensor { entry, file: self.file }
     }
 }
 
@@ -403,7 +454,9 @@ fn is_plain_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(plain) && !matches!(name, "." | "..")
 }
 
-/// Maps a regular file. What is none (a pipe, a device) could block or never end.
+/// Maps a regular file. What is none (a pipe, a device) could block or never end. Links are
+/// followed: Hugging Face's cache consists of them. An index can't lead out of its folder, for it
+/// holds plain names; a link in the folder was put there by whoever may write there.
 fn map_file(path: &Path) -> Result<Bytes> {
     let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if !kind.is_file() {
@@ -440,14 +493,15 @@ fn in_file(error: Error, path: &Path) -> Error {
 /// Lists the tensors of a weight file, told apart by its first bytes.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for what is neither safetensors nor a zip archive of torch.save.
+/// [`Error::Unsupported`] for what is neither safetensors nor a file of torch.save.
 pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
     let refuse = |what: &str| Err(Error::Unsupported(what.into()));
     match file {
         [b'P', b'K', 3, 4, ..] => torch::read(file),
-        [0x80, 2, 0x8a, 10, 0x6c, 0xfc, ..] => refuse(
-            "a torch.save file from before PyTorch 1.6; load it with a newer PyTorch and save it \
-             again",
+        _ if torch_legacy::is_legacy(file) => torch_legacy::read(file),
+        _ if torch_legacy::is_tar(file) => refuse(
+            "a tar archive; if torch.save wrote it before PyTorch 0.1.10, load it with a newer \
+             PyTorch and save it again",
         ),
         [b'G', b'G', b'U', b'F', ..] => refuse("this is GGUF already: run it as it is"),
         [0x89, b'H', b'D', b'F', ..] => refuse("HDF5 (Keras) weights; convert them to safetensors"),
@@ -455,7 +509,7 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
             refuse("a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
         }
         [_, _, _, _, _, _, _, _, b'{', ..] => Ok((safetensors::read(file)?, Vec::new())),
-        _ => refuse("neither safetensors nor a zip file of torch.save"),
+        _ => refuse("neither safetensors nor a file of torch.save"),
     }
 }
 

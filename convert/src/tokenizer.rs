@@ -154,10 +154,7 @@ fn override_template(template: &mut Template, words: &Words, settings: &Settings
 fn from_vocab(folder: &Path, settings: &Settings) -> Result<Source> {
     let (vocab, merges) = (read_text(folder, "vocab.json")?, read_text(folder, "merges.txt")?);
     let (Some(vocab), Some(merges)) = (vocab, merges) else {
-        return Err(Error::Unsupported(format!(
-            "no tokenizer in {}: wanted tokenizer.json, or vocab.json and merges.txt",
-            folder.display()
-        )));
+        return Err(missing(folder));
     };
     let class = settings.class.as_deref().unwrap_or("GPT2Tokenizer");
     if !matches!(class, "GPT2Tokenizer" | "GPT2TokenizerFast") {
@@ -195,6 +192,23 @@ fn from_vocab(folder: &Path, settings: &Settings) -> Result<Source> {
         template,
         json: None,
     })
+}
+
+/// Says what would do instead of a file of another program.
+fn missing(folder: &Path) -> Error {
+    let instead = match ["tokenizer.model", "meta.pkl"].map(|file| folder.join(file).exists()) {
+        [true, _] => {
+            "; tokenizer.model alone isn't read: load it with transformers' AutoTokenizer and save \
+             it there, so that there is a tokenizer.json"
+        }
+        [_, true] => "; meta.pkl holds nanoGPT's table of characters, a pickle that isn't read",
+        _ => "",
+    };
+    Error::Unsupported(format!(
+        "no tokenizer in {}: wanted tokenizer.json, or vocab.json and merges.txt{instead}. Without \
+         one, --no-tokenizer writes a file that runs on token ids",
+        folder.display()
+    ))
 }
 
 /// What the settings change, whichever files the vocabulary came from.

@@ -5,6 +5,7 @@ mod support;
 
 use pith_convert::source::{self, Source, pickle::Pickle, zip};
 use proptest::prelude::*;
+use serde_json::json;
 use std::fs;
 use support::{
     data,
@@ -25,7 +26,7 @@ fn refusal(file: &[u8]) -> String {
 
 #[test]
 fn views_types_and_wrappers_of_tensors() {
-    for name in ["views.bin", "protocol4.bin"] {
+    for name in ["views.bin", "protocol4.bin", "legacy.bin", "legacy4.bin"] {
         let source = open(name);
         let row = |range: std::ops::Range<u32>| range.map(|i| i as f32).collect::<Vec<_>>();
         assert_eq!(values(&source, "middle"), row(6..18));
@@ -44,7 +45,11 @@ fn views_types_and_wrappers_of_tensors() {
         let mask = source.tensor("mask").unwrap();
         let error = source.view(mask).unwrap_err().to_string();
         assert!(error.contains("`mask`") && error.contains("BOOL"), "{error}");
-        assert_eq!(source.tensors().len(), 12);
+        let is_legacy = name.starts_with("legacy");
+        assert_eq!(source.tensors().len(), if is_legacy { 13 } else { 12 });
+        if is_legacy {
+            assert_eq!(values(&source, "again"), row(6..18));
+        }
     }
     assert_eq!(open("module.bin").tensors().len(), 1);
 }
@@ -58,6 +63,39 @@ fn wrappers_and_prefixes_are_taken_off() {
     assert_eq!(beside, [("epoch", true), ("lr", true), ("args", true)]);
     let inside: Vec<_> = open("entry.bin").leftovers().to_vec();
     assert_eq!((inside[0].name.as_str(), inside[0].beside), ("steps", false));
+}
+
+#[test]
+fn wrappers_of_programs_are_taken_off() {
+    for (name, wanted) in [
+        ("tutorial.bin", ["wpe", "wte"]),
+        ("merged.bin", ["lm_head.weight", "transformer.wte"]),
+        ("attribute.bin", ["lm_head.weight", "model.embed_tokens"]),
+        ("both.bin", ["wpe", "wte"]),
+        // Adapters that aren't merged: the model is more than these tensors.
+        ("lora.bin", ["base_model.model.h.lora_A.weight", "base_model.model.lm_head.weight"]),
+    ] {
+        let source = open(name);
+        let names: Vec<_> = source.tensors().iter().map(|t| t.entry.name.as_str()).collect();
+        assert_eq!(names, wanted, "{name}");
+    }
+    let error = Source::open(&data().join("whole.bin")).err().unwrap().to_string();
+    assert!(error.contains("whole module") && error.contains("state_dict()"), "{error}");
+}
+
+/// A number, a flag, a short string, or a small dict of these comes with its value.
+#[test]
+fn small_things_beside_the_weights_keep_their_values() {
+    let source = open("wrapped.bin");
+    let value =
+        |name: &str| source.leftovers().iter().find(|l| l.name == name).unwrap().value.clone();
+    assert_eq!(value("epoch"), json!(3));
+    assert_eq!(value("lr"), json!(0.1));
+    assert_eq!(
+        value("args"),
+        json!({"sizes": "(a list)", "none": null, "dtype": "(an object)", "size": "(a list)",
+            "device": "(an object)"})
+    );
 }
 
 #[test]
@@ -80,8 +118,8 @@ fn functions_are_refused_by_name_and_never_called() {
 
 #[test]
 fn old_and_foreign_files_are_refused_by_name() {
-    let legacy = fs::read(data().join("legacy.bin")).unwrap();
-    assert!(refusal(&legacy).contains("before PyTorch 1.6"));
+    let tar = [&[0; 257][..], b"ustar"].concat();
+    assert!(refusal(&tar).contains("before PyTorch 0.1.10"));
     assert!(refusal(b"GGUF\x03\0\0\0").contains("GGUF"));
     assert!(refusal(b"\x89HDF\r\n\x1a\n").contains("HDF5"));
     assert!(refusal(b"version https://git-lfs.github.com/spec/v1").contains("git lfs pull"));
@@ -106,7 +144,8 @@ fn pickle_rules() {
         (b"\x80\x02N.N", "follow"),
         (b"\x80\x02I1\n.", "opcode 0x49"),
         (b"\x80\x02(cos\nsystem\no.", "os.system"),
-        (b"\x80\x02ios\nsystem\n.", "opcode 0x69"),
+        (b"\x80\x02ios\nsystem\n.", "os.system"),
+        (b"\x80\x02(icollections\nOrderedDict\n.", "opcode 0x69"),
         (b"\x80\x02\x82\x01.", "opcode 0x82"),
         (b"\x80\x02P1\n.", "opcode 0x50"),
         (b"\x80\x020.", "empty"),
@@ -261,6 +300,19 @@ fn contents(file: &[u8]) -> Option<Vec<(String, Vec<f32>)>> {
 
 #[test]
 fn truncations_and_flips_are_found() {
+    for name in ["legacy.bin", "legacy4.bin"] {
+        let good = fs::read(data().join(name)).unwrap();
+        for len in 0..good.len() {
+            assert!(source::read(&good[..len]).is_err(), "{name} cut to {len} bytes");
+        }
+        assert!(source::read(&[&good, &[0][..]].concat()).is_err());
+        // Nothing guards the values there, but no bit leads out of the file.
+        for at in 0..8 * good.len() {
+            let mut file = good.clone();
+            file[at / 8] ^= 1 << (at % 8);
+            contents(&file);
+        }
+    }
     let good = fs::read(data().join("views.bin")).unwrap();
     let wanted = contents(&good).unwrap();
     for len in 0..good.len() {

@@ -7,6 +7,7 @@
 //! Values live in an arena and refer to each other by index, so shared values stay shared and
 //! nothing is copied out of proportion to the pickle's length.
 
+mod build;
 mod value;
 
 pub use value::{Node, Ref, Storage, Symbol, Tensor};
@@ -15,12 +16,13 @@ use pith::{Error, Result};
 
 /// The longest pickle that is read; a state dict takes about 250 bytes a tensor.
 const MAX_LEN: usize = 64 << 20;
-/// Values that a pickle may make, and items that it may copy.
-const MAX_NODES: usize = 4 << 20;
+/// Values that a pickle may make, and items that it may copy; a state dict makes about 25 a tensor,
+/// and all of them take less than 64 MB.
+pub(super) const MAX_NODES: usize = 1 << 19;
 /// Containers that may be open at once.
 const MAX_MARKS: usize = 1000;
-/// Dimensions that a tensor may have.
-const MAX_DIMS: usize = 8;
+/// Bytes that a name may have: a module's, a function's, a storage's key.
+const MAX_NAME: usize = 256;
 
 /// A whole pickle: its values and the one at the top.
 #[derive(Debug)]
@@ -39,7 +41,22 @@ impl<'a> Pickle<'a> {
         if bytes.len() > MAX_LEN {
             return Err(fault(0, format!("{} bytes; at most {MAX_LEN} are read", bytes.len())));
         }
-        Machine { bytes, ..Machine::default() }.run()
+        let (pickle, end) = Pickle::parse_at(bytes, 0, MAX_NODES)?;
+        if end != bytes.len() {
+            return Err(fault(end, "bytes follow the end of the pickle"));
+        }
+        Ok(pickle)
+    }
+
+    /// Runs the pickle that begins at `start` of `file`, where more may follow, and makes at most
+    /// `limit` values; gives the offset of its end, too.
+    ///
+    /// # Errors
+    /// As [`Pickle::parse`], with offsets in `file`.
+    pub fn parse_at(file: &'a [u8], start: usize, limit: usize) -> Result<(Pickle<'a>, usize)> {
+        let bytes = &file[..file.len().min(start.saturating_add(MAX_LEN))];
+        let limit = limit.min(MAX_NODES);
+        Machine { bytes, start, at: start, limit, ..Machine::default() }.run()
     }
 
     /// The value at the top.
@@ -51,6 +68,14 @@ impl<'a> Pickle<'a> {
     pub fn get(&self, at: Ref) -> &Node<'a> {
         &self.nodes[at as usize]
     }
+
+    /// All storages that it names, each as often as it does.
+    pub fn storages(&self) -> impl Iterator<Item = &Storage<'a>> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Storage(storage) => Some(&**storage),
+            _ => None,
+        })
+    }
 }
 
 fn fault(at: usize, what: impl Into<String>) -> Error {
@@ -60,6 +85,10 @@ fn fault(at: usize, what: impl Into<String>) -> Error {
 #[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
+    /// Where the pickle begins.
+    start: usize,
+    /// Values that it may make.
+    limit: usize,
     at: usize,
     /// Offset of the opcode being run, for errors.
     op_at: usize,
@@ -72,7 +101,7 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn run(mut self) -> Result<Pickle<'a>> {
+    fn run(mut self) -> Result<(Pickle<'a>, usize)> {
         loop {
             self.op_at = self.at;
             let [op] = self.array()?;
@@ -81,11 +110,8 @@ impl<'a> Machine<'a> {
             }
             self.step(op)?;
         }
-        if self.at != self.bytes.len() {
-            return Err(fault(self.at, "bytes follow the end of the pickle"));
-        }
         match (&self.stack[..], &self.marks[..]) {
-            (&[root], []) => Ok(Pickle { nodes: self.nodes, root }),
+            (&[root], []) => Ok((Pickle { nodes: self.nodes, root }, self.at)),
             _ => Err(self.fault("the pickle doesn't end with one value")),
         }
     }
@@ -128,15 +154,20 @@ impl<'a> Machine<'a> {
             b'h' | b'j' => self.recall(op),
             b'c' => self.global(),
             0x93 => self.stack_global(),
+            b'i' => self.global().and_then(|()| self.refuse(op)),
             b'R' => self.reduce(),
             b'b' => self.build(),
             b'Q' => self.storage(),
-            _ => Err(Error::Unsupported(format!(
-                "pickle opcode {op:#04x} at byte {}, which no state dict needs; save the weights \
-                 alone, with torch.save(model.state_dict(), ...)",
-                self.op_at
-            ))),
+            _ => self.refuse(op),
         }
+    }
+
+    fn refuse(&self, op: u8) -> Result<()> {
+        Err(Error::Unsupported(format!(
+            "pickle opcode {op:#04x} at byte {}, which no state dict needs; save the weights alone, \
+             with torch.save(model.state_dict(), ...)",
+            self.op_at
+        )))
     }
 
     // Reading operands.
@@ -170,7 +201,7 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
-        let Some(end) = rest.iter().take(256).position(|&byte| byte == b'\n') else {
+        let Some(end) = rest.iter().take(MAX_NAME).position(|&byte| byte == b'\n') else {
             return Err(self.fault("a name without an end"));
         };
         self.at += end + 1;
@@ -189,8 +220,8 @@ impl<'a> Machine<'a> {
 
     fn charge(&mut self, copies: usize) -> Result<()> {
         self.copied += copies;
-        if self.nodes.len() + self.copied >= MAX_NODES {
-            return Err(self.fault(format!("more than {MAX_NODES} values")));
+        if self.nodes.len() + self.copied >= self.limit {
+            return Err(self.fault(format!("more than {} values", self.limit)));
         }
         Ok(())
     }
@@ -243,7 +274,7 @@ impl<'a> Machine<'a> {
 
     fn protocol(&mut self) -> Result<()> {
         let [version] = self.array()?;
-        if self.op_at != 0 || !(2..=5).contains(&version) {
+        if self.op_at != self.start || !(2..=5).contains(&version) {
             return Err(self.fault(format!("protocol {version} where 2 to 5 may begin a pickle")));
         }
         Ok(())
@@ -367,178 +398,5 @@ impl<'a> Machine<'a> {
         self.charge(1)?;
         self.stack.push(value);
         Ok(())
-    }
-
-    // Names and what they build.
-
-    fn global(&mut self) -> Result<()> {
-        let module = self.line()?;
-        let name = self.line()?;
-        self.push_symbol(module, name)
-    }
-
-    fn stack_global(&mut self) -> Result<()> {
-        let name = self.pop()?;
-        let module = self.pop()?;
-        match (self.node(module), self.node(name)) {
-            (&Node::Str(module), &Node::Str(name)) => self.push_symbol(module, name),
-            _ => Err(self.fault("a global whose name is no string")),
-        }
-    }
-
-    fn push_symbol(&mut self, module: &str, name: &str) -> Result<()> {
-        match Symbol::find(module, name) {
-            Some(symbol) => self.push(Node::Symbol(symbol)),
-            None => Err(Error::Unsupported(format!(
-                "the pickle names `{module}.{name}` at byte {}, which weights don't need; nothing \
-                 was run. If you trust the file, load it with its own program and save the weights \
-                 alone: as safetensors, or with torch.save(model.state_dict(), ...)",
-                self.op_at
-            ))),
-        }
-    }
-
-    fn reduce(&mut self) -> Result<()> {
-        let args = self.pop()?;
-        let callee = self.pop()?;
-        let (&Node::Symbol(symbol), Node::Tuple(args)) = (self.node(callee), self.node(args))
-        else {
-            return Err(self.fault("a call of what is no allowed name"));
-        };
-        if args.len() > MAX_DIMS {
-            return Err(self.fault(format!("{symbol:?} with {} arguments", args.len())));
-        }
-        let args = args.clone();
-        self.build_symbol(symbol, &args)
-    }
-
-    fn build_symbol(&mut self, symbol: Symbol, args: &[Ref]) -> Result<()> {
-        match (symbol, args) {
-            (Symbol::OrderedDict, []) => self.push(Node::Dict(Vec::new())),
-            (Symbol::OrderedDict, &[pairs]) => self.dict_of_pairs(pairs),
-            (Symbol::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
-                let tensor = self.tensor(storage, offset, shape, strides)?;
-                self.push(Node::Tensor(Box::new(tensor)))
-            }
-            (Symbol::RebuildParameter, &[data, ..]) => match self.node(data) {
-                Node::Tensor(_) => {
-                    self.stack.push(data);
-                    Ok(())
-                }
-                _ => Err(self.fault("a parameter that is no tensor")),
-            },
-            (Symbol::RebuildFromType, &[function, class, args, _state]) => {
-                match (self.node(function), self.node(class), self.node(args)) {
-                    (
-                        Node::Symbol(Symbol::RebuildTensor),
-                        Node::Symbol(Symbol::TensorClass),
-                        Node::Tuple(args),
-                    ) if args.len() <= MAX_DIMS => {
-                        let args = args.clone();
-                        self.build_symbol(Symbol::RebuildTensor, &args)
-                    }
-                    _ => Err(self.fault("a tensor of an unknown class")),
-                }
-            }
-            (Symbol::Size, &[dims]) => match self.node(dims) {
-                Node::Tuple(_) => {
-                    self.stack.push(dims);
-                    Ok(())
-                }
-                _ => Err(self.fault("a torch.Size of what is no tuple")),
-            },
-            (Symbol::Device | Symbol::Encode, _) => self.push(Node::Opaque(symbol)),
-            _ => Err(self.fault(format!("{symbol:?} with {} arguments", args.len()))),
-        }
-    }
-
-    fn dict_of_pairs(&mut self, pairs: Ref) -> Result<()> {
-        let Node::List(list) = self.node(pairs) else {
-            return Err(self.fault("an OrderedDict of what is no list"));
-        };
-        let mut items = Vec::new();
-        for &pair in list.iter().take(MAX_NODES) {
-            match self.node(pair) {
-                Node::Tuple(pair) | Node::List(pair) if pair.len() == 2 => {
-                    items.extend_from_slice(pair)
-                }
-                _ => return Err(self.fault("an OrderedDict of what are no pairs")),
-            }
-        }
-        self.push(Node::Dict(Vec::new()))?;
-        self.set_items(items)
-    }
-
-    /// BUILD gives an object attributes. The one object here that has any is the `OrderedDict` of a
-    /// state dict, with `_metadata`: versions of modules.
-    fn build(&mut self) -> Result<()> {
-        let state = self.pop()?;
-        match (self.top()?, self.node(state)) {
-            (Node::Dict(_), Node::Dict(_)) => Ok(()),
-            _ => Err(self.fault("attributes of what is no OrderedDict")),
-        }
-    }
-
-    /// A persistent id: `("storage", class, key, location, elements)`.
-    fn storage(&mut self) -> Result<()> {
-        let id = self.pop()?;
-        let parts = match self.node(id) {
-            Node::Tuple(parts) if parts.len() == 5 => parts,
-            _ => return Err(self.fault("a persistent id that is no storage")),
-        };
-        let [kind, class, key, location, len] = [0, 1, 2, 3, 4].map(|i| self.node(parts[i]));
-        match (kind, class, key, location, len) {
-            (
-                Node::Str("storage"),
-                &Node::Symbol(Symbol::StorageClass(dtype)),
-                &Node::Str(key),
-                Node::Str(_),
-                &Node::Int(len),
-            ) => {
-                let len = usize::try_from(len)
-                    .map_err(|_| self.fault(format!("a storage of {len} elements")))?;
-                self.push(Node::Storage(Box::new(Storage { dtype, key, len })))
-            }
-            _ => Err(self.fault("a persistent id that is no storage")),
-        }
-    }
-
-    fn sizes(&self, at: Ref, what: &str) -> Result<Vec<usize>> {
-        let Node::Tuple(items) = self.node(at) else {
-            return Err(self.fault(format!("a tensor whose {what} is no tuple")));
-        };
-        if items.len() > MAX_DIMS {
-            return Err(self.fault(format!("a tensor of {} dimensions", items.len())));
-        }
-        let size = |&item: &Ref| match self.node(item) {
-            &Node::Int(value) => usize::try_from(value).ok(),
-            _ => None,
-        };
-        let sizes: Option<Vec<_>> = items.iter().map(size).collect();
-        sizes.ok_or_else(|| self.fault(format!("a tensor with a negative or odd {what}")))
-    }
-
-    fn tensor(&self, storage: Ref, offset: Ref, shape: Ref, strides: Ref) -> Result<Tensor<'a>> {
-        let (Node::Storage(storage), &Node::Int(offset)) = (self.node(storage), self.node(offset))
-        else {
-            return Err(self.fault("a tensor without a storage or an offset"));
-        };
-        let storage = (**storage).clone();
-        let offset = usize::try_from(offset)
-            .map_err(|_| self.fault(format!("a tensor that begins at element {offset}")))?;
-        let shape = self.sizes(shape, "shape")?;
-        let strides = self.sizes(strides, "stride")?;
-        if shape.len() != strides.len() {
-            return Err(self.fault(format!("a shape {shape:?} with strides {strides:?}")));
-        }
-        let end = super::view_end(offset, &shape, &strides);
-        if end.is_none_or(|end| end > storage.len) {
-            return Err(self.fault(format!(
-                "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} leaves its \
-                 storage of {} elements",
-                storage.len
-            )));
-        }
-        Ok(Tensor { storage, offset, shape, strides })
     }
 }

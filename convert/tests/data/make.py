@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""Makes the torch.save files beside it: python convert/tests/data/make.py (torch 2.13 made them).
+"""Makes the torch.save files beside it: python convert/tests/data/make.py (torch 2.13 and
+transformers 5.23 made them). The keys in legacy streams are addresses: those files differ each time.
 
-Their values are small integers that tests/torch.rs repeats.
+The values of those in this folder are small integers that tests/torch.rs repeats. The folders are
+whole models, each with `hf`, what Hugging Face's code saves of the same weights: see programs.py.
 """
 
 import os
 from pathlib import Path
 
 import torch
+
+import programs
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,6 +46,18 @@ class Evil:
         return os.system, ("touch pwned",)
 
 
+def of_names(*names: str) -> dict:
+    return {name: torch.full((2,), float(i)) for i, name in enumerate(names)}
+
+
+def legacy_views() -> dict:
+    """What legacy streams must get right: storages shared by views, and none shared by chance."""
+    shared = views()
+    shared["again"] = shared["middle"]
+    return shared
+
+
+torch.manual_seed(0)
 save("views.bin", views())
 save("protocol4.bin", views(), pickle_protocol=4)
 save("module.bin", torch.nn.Linear(2, 2, bias=False).to(torch.float16).state_dict())
@@ -54,4 +70,13 @@ save("wrapped.bin", {
 })
 save("entry.bin", {"a": torch.ones(2), "steps": 3})
 save("evil.bin", {"a": torch.ones(2), "b": Evil()})
-save("legacy.bin", {"a": torch.ones(2)}, _use_new_zipfile_serialization=False)
+save("legacy.bin", legacy_views(), _use_new_zipfile_serialization=False)
+save("legacy4.bin", legacy_views(), _use_new_zipfile_serialization=False, pickle_protocol=4)
+save("whole.bin", torch.nn.Linear(1, 1))
+save("tutorial.bin", {"epoch": 1, "model_state_dict": of_names("module.wte", "module.wpe"),
+                      "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 0.1}]}})
+save("merged.bin", of_names("base_model.model.transformer.wte", "base_model.model.lm_head.weight"))
+save("lora.bin", of_names("base_model.model.lm_head.weight", "base_model.model.h.lora_A.weight"))
+save("attribute.bin", {"state_dict": of_names("net.model.embed_tokens", "net.lm_head.weight")})
+save("both.bin", {"model": {"n_layer": 1}, "state_dict": of_names("wte", "wpe")})
+programs.save_all(HERE)

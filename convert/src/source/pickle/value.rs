@@ -30,7 +30,7 @@ pub enum Node<'a> {
     Dict(Vec<(Ref, Ref)>),
     /// A name out of the allowed ones.
     Symbol(Symbol),
-    /// The bytes behind tensors: an entry `data/<key>` of the archive.
+    /// The bytes behind tensors: an entry `data/<key>` of the archive, or a part of a stream.
     Storage(Box<Storage<'a>>),
     /// A view of a storage.
     Tensor(Box<Tensor<'a>>),
@@ -45,7 +45,11 @@ pub struct Storage<'a> {
     pub dtype: Dtype,
     /// Name of its bytes.
     pub key: &'a str,
-    /// Elements.
+    /// Elements behind the name.
+    pub whole: usize,
+    /// First of them that belongs to the storage: another than 0 only in legacy streams.
+    pub start: usize,
+    /// Elements of the storage.
     pub len: usize,
 }
 
@@ -54,7 +58,7 @@ pub struct Storage<'a> {
 pub struct Tensor<'a> {
     /// What it views.
     pub storage: Storage<'a>,
-    /// First element.
+    /// First element, among all behind the storage's name.
     pub offset: usize,
     /// Sizes.
     pub shape: Vec<usize>,
@@ -67,9 +71,9 @@ pub struct Tensor<'a> {
 pub enum Symbol {
     /// `collections.OrderedDict`.
     OrderedDict,
-    /// `torch._utils._rebuild_tensor_v2`.
+    /// `torch._utils._rebuild_tensor_v2`, or `_rebuild_tensor` (before PyTorch 0.4).
     RebuildTensor,
-    /// `torch._utils._rebuild_parameter`.
+    /// `torch._utils._rebuild_parameter`, also `_with_state`.
     RebuildParameter,
     /// `torch._tensor._rebuild_from_type_v2`: buffers.
     RebuildFromType,
@@ -81,6 +85,10 @@ pub enum Symbol {
     Device,
     /// `_codecs.encode`: how protocol 2 writes bytes.
     Encode,
+    /// A numpy number, as losses and scores are.
+    NumpyScalar,
+    /// Its type.
+    NumpyType,
     /// A type such as `torch.float16`.
     TorchType,
     /// A storage class.
@@ -93,8 +101,10 @@ impl Symbol {
         let other = |name, bits| Symbol::StorageClass(Dtype::Other { name, bits });
         Some(match (module, name) {
             ("collections", "OrderedDict") => Symbol::OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2") => Symbol::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Symbol::RebuildParameter,
+            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Symbol::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                Symbol::RebuildParameter
+            }
             ("torch._tensor", "_rebuild_from_type_v2") => Symbol::RebuildFromType,
             ("torch", "Tensor") | ("torch.nn.parameter", "Parameter" | "Buffer") => {
                 Symbol::TensorClass
@@ -102,6 +112,8 @@ impl Symbol {
             ("torch", "Size") => Symbol::Size,
             ("torch", "device") => Symbol::Device,
             ("_codecs", "encode") => Symbol::Encode,
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Symbol::NumpyScalar,
+            ("numpy", "dtype") => Symbol::NumpyType,
             ("torch", "DoubleStorage") => Symbol::StorageClass(Dtype::F64),
             ("torch", "FloatStorage") => Symbol::StorageClass(Dtype::F32),
             ("torch", "HalfStorage") => Symbol::StorageClass(Dtype::F16),
