@@ -106,6 +106,13 @@ pub fn run(args: &Args) -> Result<End> {
     catch_interrupts()?;
     let began = Instant::now();
     let model = Model::open(&args.model)?;
+    if model.tokenizer().is_none() {
+        return Err(Error::Unsupported(format!(
+            "{} has no tokenizer, so that no text can be its prompt; convert the checkpoint again, \
+             with its tokenizer.json beside it and without --no-tokenizer",
+            args.model.display()
+        )));
+    }
     let session = args.place.session(&model)?;
     let (sampler, seed) = args.sampling.sampler();
     let load = began.elapsed();

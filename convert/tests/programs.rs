@@ -4,7 +4,7 @@
 
 mod support;
 
-use pith::gguf::Gguf;
+use pith::{Model, Session, bytes::Bytes, gguf::Gguf, session};
 use pith_convert::{Report, convert};
 use serde_json::{Value, json};
 use std::{fs, ops::ControlFlow, path::Path};
@@ -22,7 +22,7 @@ fn file(source: &Path, target: &str) -> Vec<u8> {
 }
 
 fn error(source: &Path) -> String {
-    report(source, "f32").err().expect("must be refused").to_string()
+    report(source, "f32").expect_err("must be refused").to_string()
 }
 
 /// A copy of a folder beside this file, to be changed.
@@ -183,4 +183,23 @@ fn without_a_tokenizer_the_error_says_what_to_do() {
     assert!(text.contains("meta.pkl") && text.contains("--no-tokenizer"), "{text}");
     fs::write(folder.path().join("tokenizer.model"), b"").unwrap();
     assert!(error(folder.path()).contains("AutoTokenizer"));
+}
+
+/// nanoGPT's own logits, which are those of Hugging Face's form (programs.py), from a file without a
+/// tokenizer.
+#[test]
+fn a_file_without_a_tokenizer_runs_on_ids() {
+    let model = Model::from_bytes(Bytes::from_vec(file(&data().join("nanogpt"), "f32"))).unwrap();
+    assert!(model.tokenizer().is_none() && model.tokenizer().n_vocab() == 20);
+    let options = session::Options { cache: pith::cache::Type::F32, ..session::Options::default() };
+    let mut session = Session::new(&model, &options).unwrap();
+    let got = session.eval(0, &[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
+    let wanted: Vec<f32> = fs::read_to_string(data().join("nanogpt/logits.json"))
+        .map(|text| serde_json::from_str(&text).unwrap())
+        .unwrap();
+    for (got, wanted) in got.iter().zip(&wanted) {
+        assert!((got - wanted).abs() < 1e-4, "{got} {wanted}");
+    }
+    assert_eq!(got.len(), wanted.len());
+    assert!(model.tokenizer().decode(&[3, 1]).is_empty());
 }

@@ -93,7 +93,7 @@ impl Joined {
         let joined = Joined { parts, by_columns, head };
         let [rows, _] = joined.shape();
         if let Some(head) = head
-            && (head == 0 || head % 2 != 0 || rows % head != 0)
+            && (head == 0 || !head.is_multiple_of(2) || !rows.is_multiple_of(head))
         {
             return Err(Error::Unsupported(format!(
                 "tensor `{}` has {rows} rows, which aren't heads of even width {head}",
