@@ -76,7 +76,7 @@ impl Joined {
             let shared = usize::from(!by_columns); // the dimension that isn't cut
             let plain = !matches!(dtype, Dtype::Other { .. });
             let same = shape.get(shared) == entry.shape.get(shared);
-            plain && *dtype == entry.dtype && shape.len() == 2 && same
+            plain && *dtype == entry.dtype && shape.len() == 2 && !shape.contains(&0) && same
         };
         if let Some(part) = parts.iter().find(|part| !fits(part)) {
             let (other, entry) = (&part.entry, &parts[0].entry);
