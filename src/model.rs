@@ -133,7 +133,12 @@ impl Model {
         }
         let hparams = read_hparams(&gguf, family, &weights, &vectors)?;
         let classifier = Classifier::read(&gguf, family.arch, &weights)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        // `pith convert --no-tokenizer` says so, and llama.cpp knows the word too.
+        let has_none = gguf.get("tokenizer.ggml.model").and_then(|v| v.as_str()) == Some("none");
+        let tokenizer = match has_none {
+            true => Tokenizer::none(hparams.n_vocab)?,
+            false => Tokenizer::from_gguf(&gguf)?,
+        };
         if tokenizer.n_vocab() != hparams.n_vocab {
             return Err(Error::malformed(
                 "GGUF",

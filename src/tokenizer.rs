@@ -125,6 +125,41 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// What a file without a tokenizer has: `n_vocab` ids that no text leads to and that stand for
+    /// none.
+    ///
+    /// # Errors
+    /// No ids, or more than 32 bits number.
+    pub fn none(n_vocab: usize) -> Result<Tokenizer> {
+        Tokenizer::new(&Vocab {
+            model: Model::ByteLevel,
+            splitter: Splitter::Whole,
+            tokens: vec![b""; n_vocab],
+            kinds: vec![Kind::Unused; n_vocab],
+            scores: Vec::new(),
+            merges: Some(Vec::new()),
+            bos: None,
+            eos: None,
+            unknown: None,
+            padding: None,
+            eog: Vec::new(),
+            add_bos: false,
+            add_eos: false,
+            space_prefix: SpacePrefix::Never,
+            nfc: false,
+            ignore_merges: false,
+            fuse_unknown: false,
+            lstrip: Vec::new(),
+            rstrip: Vec::new(),
+            normalized: Vec::new(),
+        })
+    }
+
+    /// Whether no text leads to any id: see [`Tokenizer::none`].
+    pub fn is_none(&self) -> bool {
+        self.kinds.iter().all(|kind| *kind == Kind::Unused)
+    }
+
     /// Whether cutting at spaces gives the same ids as not cutting: no piece that merges can make
     /// has a space behind another character, and a space is never part of an unknown stretch.
     fn cuts_at_spaces(&self) -> bool {

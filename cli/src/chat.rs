@@ -11,7 +11,7 @@ use rustyline::{DefaultEditor, error::ReadlineError};
 
 use crate::{
     End, catch_interrupts, clear_interrupt,
-    generate::{OnFull, Place, Sampling, Why, Writer, timings_text},
+    generate::{OnFull, Place, Sampling, Why, Writer, require_tokenizer, timings_text},
     stdout_error,
     template::{Message, Template},
 };
@@ -92,6 +92,7 @@ pub fn run(args: &Args) -> Result<End> {
     let began = Instant::now();
     let model = Model::open(&args.model)?;
     model.require_language_model()?;
+    require_tokenizer(&model)?;
     let template = template(&model, args)?;
     let session = args.place.session(&model)?;
     let (sampler, _) = args.sampling.sampler();

@@ -19,7 +19,11 @@ use pith_models::{ClassifierKind, Problem};
 use serde_json::{Value, json};
 
 use crate::{
-    End, catch_interrupts, generate::Place, inspect::shown, interrupted, run::read_text,
+    End, catch_interrupts,
+    generate::{Place, require_tokenizer},
+    inspect::shown,
+    interrupted,
+    run::read_text,
     stdout_error,
 };
 
@@ -90,6 +94,7 @@ pub fn run(args: &Args) -> Result<End> {
     catch_interrupts()?;
     let model = Model::open(&args.model)?;
     let head = model.require_classifier()?;
+    require_tokenizer(&model)?;
     // One text at a time: its keys and values are few, and need not be rounded.
     let cache = args.place.cache_type.unwrap_or(cache::Type::F32);
     let options = session::Options { cache, ..args.place.options()? };

@@ -23,6 +23,18 @@ const BAR_FROM: usize = 256;
 /// Generated ids between two looks at this process's memory.
 const MEMORY_EVERY: usize = 64;
 
+/// Refuses a model without a tokenizer, which can be given no text.
+pub fn require_tokenizer(model: &Model) -> Result<()> {
+    if !model.tokenizer().is_none() {
+        return Ok(());
+    }
+    Err(Error::Unsupported(
+        "the model has no tokenizer, so that it can't be given a text; convert the checkpoint again, \
+         with its tokenizer.json beside it and without --no-tokenizer"
+            .into(),
+    ))
+}
+
 /// Where and within what a model runs.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Where it runs")]

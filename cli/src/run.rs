@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     End, catch_interrupts,
-    generate::{self, OnFull, Place, Sampling, Why, Writer},
+    generate::{self, OnFull, Place, Sampling, Why, Writer, require_tokenizer},
     stdout_error,
 };
 
@@ -109,6 +109,7 @@ pub fn run(args: &Args) -> Result<End> {
     let began = Instant::now();
     let model = Model::open(&args.model)?;
     model.require_language_model()?;
+    require_tokenizer(&model)?;
     let session = args.place.session(&model)?;
     let (sampler, seed) = args.sampling.sampler();
     let load = began.elapsed();

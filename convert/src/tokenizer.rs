@@ -205,8 +205,9 @@ fn missing(folder: &Path) -> Error {
         _ => "",
     };
     Error::Unsupported(format!(
-        "no tokenizer in {}: wanted tokenizer.json, or vocab.json and merges.txt{instead}. Without \
-         one, --no-tokenizer writes a file that runs on token ids",
+        "no tokenizer in {}: wanted tokenizer.json, or vocab.json and merges.txt, as GPT-2's are \
+         where a model was trained with its vocabulary{instead}. Without one, --no-tokenizer writes \
+         a file that runs on token ids only",
         folder.display()
     ))
 }

@@ -4,11 +4,14 @@
 
 mod support;
 
-use pith::gguf::Gguf;
+use pith::{Model, Session, bytes::Bytes, gguf::Gguf, session};
 use pith_convert::{Report, convert};
 use serde_json::{Value, json};
 use std::{fs, ops::ControlFlow, path::Path};
-use support::{data, options};
+use support::{
+    data, options,
+    stream::{dict, inner, int, list, stream, tensor, zeros},
+};
 
 fn report(source: &Path, target: &str) -> pith::Result<(Vec<u8>, Report)> {
     let folder = tempfile::tempdir().unwrap();
@@ -22,7 +25,7 @@ fn file(source: &Path, target: &str) -> Vec<u8> {
 }
 
 fn error(source: &Path) -> String {
-    report(source, "f32").err().expect("must be refused").to_string()
+    report(source, "f32").expect_err("must be refused").to_string()
 }
 
 /// A copy of a folder beside this file, to be changed.
@@ -183,4 +186,111 @@ fn without_a_tokenizer_the_error_says_what_to_do() {
     assert!(text.contains("meta.pkl") && text.contains("--no-tokenizer"), "{text}");
     fs::write(folder.path().join("tokenizer.model"), b"").unwrap();
     assert!(error(folder.path()).contains("AutoTokenizer"));
+}
+
+/// nanoGPT's own logits, which are those of Hugging Face's form (programs.py), from a file without a
+/// tokenizer.
+#[test]
+fn a_file_without_a_tokenizer_runs_on_ids() {
+    let model = Model::from_bytes(Bytes::from_vec(file(&data().join("nanogpt"), "f32"))).unwrap();
+    assert!(model.tokenizer().is_none() && model.tokenizer().n_vocab() == 20);
+    let options = session::Options { cache: pith::cache::Type::F32, ..session::Options::default() };
+    let mut session = Session::new(&model, &options).unwrap();
+    let got = session.eval(0, &[3, 1, 4, 1, 5, 9, 2, 6]).unwrap();
+    let wanted: Vec<f32> = fs::read_to_string(data().join("nanogpt/logits.json"))
+        .map(|text| serde_json::from_str(&text).unwrap())
+        .unwrap();
+    for (got, wanted) in got.iter().zip(&wanted) {
+        assert!((got - wanted).abs() < 1e-4, "{got} {wanted}");
+    }
+    assert_eq!(got.len(), wanted.len());
+    assert!(model.tokenizer().decode(&[3, 1]).is_empty());
+}
+
+/// What tells a dialect is there, but of no shape that its program writes.
+#[test]
+fn tensors_of_odd_shapes_stop_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = json!({"dim": 4, "n_layers": 1, "n_heads": 1, "multiple_of": 8});
+    fs::write(folder.path().join("params.json"), params.to_string()).unwrap();
+    let config = json!({"architectures": ["GPT2LMHeadModel"], "n_embd": 4, "n_layer": 1,
+        "n_head": 1, "vocab_size": 4, "n_positions": 4});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let shapes: [&[i64]; 8] =
+        [&[], &[0], &[4], &[0, 0], &[4, 0], &[0, 4], &[2, 2, 2], &[i64::MAX, 0]];
+    let meta = [
+        "layers.0.attention.wq.weight",
+        "layers.0.feed_forward.w1.weight",
+        "tok_embeddings.weight",
+    ];
+    let nano = [
+        "transformer.h.0.attn.c_attn.weight",
+        "transformer.h.0.mlp.c_fc.weight",
+        "transformer.wte.weight",
+    ];
+    for shape in shapes {
+        for names in [meta, nano] {
+            for odd in 0..3 {
+                let tensor = |i: usize| {
+                    let shape = if i == odd { shape } else { &[12, 4] };
+                    tensor("0", 48, b"N", 0, shape)
+                };
+                let pairs: Vec<_> = (0..3).map(|i| (names[i], tensor(i))).collect();
+                let file = stream(&dict(&pairs), &list(&["0"]), &zeros(48));
+                let path = folder.path().join("odd.pth");
+                fs::write(&path, file).unwrap();
+                assert!(error(&path).len() < 2000);
+            }
+        }
+    }
+}
+
+/// Forks of nanoGPT keep their switches among the arguments.
+#[test]
+fn arguments_that_nanogpt_does_not_have_stop_by_name() {
+    let qkv = tensor("0", 48, b"N", 0, &[12, 4]);
+    let (yes, list_of_none) = (b"\x88".to_vec(), b"]".to_vec());
+    let error = |key: &str, value: Vec<u8>| {
+        let mut args = vec![
+            ("n_layer", int(1)),
+            ("n_head", int(1)),
+            ("n_embd", int(4)),
+            ("block_size", int(4)),
+            ("vocab_size", int(4)),
+            ("bias", yes.clone()),
+            ("dropout", int(0)),
+        ];
+        args.retain(|(known, _)| *known != key);
+        args.push((key, value));
+        let model = inner(&[("transformer.h.0.attn.c_attn.weight", qkv.clone())]);
+        let pickle = dict(&[("model", model), ("model_args", inner(&args))]);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ckpt.pt"), stream(&pickle, &list(&["0"]), &zeros(48)))
+            .unwrap();
+        self::error(folder.path())
+    };
+    for (key, value, wanted) in [
+        ("use_rmsnorm", yes.clone(), "`use_rmsnorm`: true"),
+        (
+            "n_layer",
+            qkv.clone(),
+            "`n_layer` must be a whole number up to 2^24, it is \"(a tensor)\"",
+        ),
+        ("n_layer", int(-1), "`n_layer`"),
+        ("n_layer", int(1 << 20), "layers"),
+        ("n_head", int(3), "3 heads"),
+        ("block_size", list_of_none.clone(), "`n_positions`"),
+        // Sound arguments, but no other tensor.
+        ("dropout", int(1), "wte.weight"),
+    ] {
+        let error = error(key, value);
+        assert!(error.contains(wanted), "{key}: {error}");
+    }
+    let pickle = dict(&[
+        ("model", inner(&[("transformer.h.0.attn.c_attn.weight", qkv)])),
+        ("model_args", list_of_none),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ckpt.pt"), stream(&pickle, &list(&["0"]), &zeros(48))).unwrap();
+    assert!(self::error(folder.path()).contains("`model_args` is a list"));
 }

@@ -194,8 +194,11 @@ def nanogpt(folder: Path, bias: bool, compiled: bool) -> None:
         elif name.split(".")[-2] in ("c_attn", "c_proj", "c_fc") and name.endswith(".weight"):
             ours[name] = ours[name].t().contiguous()
     theirs.load_state_dict(ours)
-    same(model(IDS), theirs(IDS).logits)
+    logits = model(IDS)
+    same(logits, theirs(IDS).logits)
     theirs.save_pretrained(folder / "hf")
+    if not bias:  # of the last position
+        (folder / "logits.json").write_text(json.dumps(logits[0, -1].tolist()))
 
 
 # Meta's Llama.

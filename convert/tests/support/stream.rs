@@ -35,11 +35,16 @@ pub fn tensor(key: &str, whole: i64, part: &[u8], offset: i64, shape: &[i64]) ->
     [b"ctorch._utils\n_rebuild_tensor_v2\n", &*tuple(&args), b"R"].concat()
 }
 
-/// A pickle of a dict.
-pub fn dict(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
+/// A dict as a value.
+pub fn inner(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let pairs: Vec<_> =
         pairs.iter().map(|(key, value)| [text(key), value.clone()].concat()).collect();
-    [b"\x80\x02}(", &*pairs.concat(), b"u."].concat()
+    [b"}(", &*pairs.concat(), b"u"].concat()
+}
+
+/// A pickle of a dict.
+pub fn dict(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    [b"\x80\x02", &*inner(pairs), b"."].concat()
 }
 
 /// A pickle of a list of strings.

@@ -76,7 +76,7 @@ impl Joined {
             let shared = usize::from(!by_columns); // the dimension that isn't cut
             let plain = !matches!(dtype, Dtype::Other { .. });
             let same = shape.get(shared) == entry.shape.get(shared);
-            plain && *dtype == entry.dtype && shape.len() == 2 && same
+            plain && *dtype == entry.dtype && shape.len() == 2 && !shape.contains(&0) && same
         };
         if let Some(part) = parts.iter().find(|part| !fits(part)) {
             let (other, entry) = (&part.entry, &parts[0].entry);
@@ -93,7 +93,7 @@ impl Joined {
         let joined = Joined { parts, by_columns, head };
         let [rows, _] = joined.shape();
         if let Some(head) = head
-            && (head == 0 || head % 2 != 0 || rows % head != 0)
+            && (head == 0 || !head.is_multiple_of(2) || !rows.is_multiple_of(head))
         {
             return Err(Error::Unsupported(format!(
                 "tensor `{}` has {rows} rows, which aren't heads of even width {head}",

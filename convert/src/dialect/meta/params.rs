@@ -61,7 +61,9 @@ impl Params {
                  Face version of the model"
             )));
         }
-        if params.n_heads % params.n_kv_heads != 0 || params.dim % params.n_heads != 0 {
+        if !params.n_heads.is_multiple_of(params.n_kv_heads)
+            || !params.dim.is_multiple_of(params.n_heads)
+        {
             return Err(Error::Invalid(format!(
                 "{place}: dim {}, n_heads {n_heads} and n_kv_heads {} don't fit together",
                 params.dim, params.n_kv_heads
