@@ -7,7 +7,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`source`] | containers to named tensors: safetensors, torch zip archives, indexes |
+//! | [`source`] | containers to named tensors: safetensors, torch zip archives, HDF5, msgpack, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `shapes` | the shape that each GGUF tensor must have |

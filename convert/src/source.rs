@@ -434,7 +434,7 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// The name in its shard of a tensor that an index lists. Of a Keras variable's name transformers
-/// leaves out the first part there (`TFPreTrainedModel.save_pretrained`, versions 4.27 to 4.57).
+/// leaves out the first part there (version 4, `TFPreTrainedModel.save_pretrained`).
 fn shard_name(listed: &str) -> &str {
     match listed.split_once('/') {
         Some((_, rest)) if listed.ends_with(":0") && !listed.contains("model.") => rest,

@@ -97,6 +97,11 @@ fn msgpack_rules() {
     let deep = (0..40).fold(one.clone(), |inner, _| map(&[("a", inner)]));
     let long = map(&[(&"k".repeat(200), one.clone())]);
     let long = (0..8).fold(long, |inner, _| map(&[(&"k".repeat(200), inner)]));
+    // A long path above many small leaves.
+    let keys: Vec<String> = ('a'..='o').map(String::from).collect();
+    let short: Vec<_> = keys.iter().map(|key| (key.as_str(), vec![0xc0])).collect();
+    let wide: Vec<_> = short.iter().map(|(key, _)| (*key, map(&short))).collect();
+    let wide = (0..4).fold(map(&wide), |inner, _| map(&[(&"k".repeat(200), inner)]));
     let in_a = |value: Vec<u8>| map(&[("a", value)]);
     for (file, wanted) in [
         (in_a(array(1, &[3], "float32", &floats(&[1.0]))), "`a` of shape [3] and type float32"),
@@ -113,6 +118,7 @@ fn msgpack_rules() {
         (map(&[("a", one.clone()), ("a", one.clone())]), "`a` is stored twice"),
         (map(&[("a", map(&[("b", one.clone())])), ("a/b", one.clone())]), "`a/b` is stored twice"),
         ([in_a(one.clone()), vec![0]].concat(), "1 bytes follow"),
+        (wide, "its names take more bytes than the file"),
         (deep, "a name of 65 bytes"),
         (long, "a name of 1205 bytes"),
         (in_a(in_parts(&[3], std::slice::from_ref(&one))), "a shape of [3] in 8 bytes"),

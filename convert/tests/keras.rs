@@ -7,8 +7,9 @@ mod support;
 use pith_convert::source::{Data, Source, hdf5};
 use std::fs;
 use support::{
-    data,
+    data, safetensors,
     twin::{inflated, original, outcome, twin},
+    weights,
 };
 
 #[test]
@@ -57,6 +58,30 @@ fn an_index_and_its_shards_agree() {
     let twice = text.replacen("\"tfopt_for_causal_lm/", "\"tf/model/decoder/embed_positions/embeddings:0\": \"tf_model-00001-of-00003.h5\", \"tfopt_for_causal_lm/", 1);
     fs::write(&index, twice).unwrap();
     assert!(outcome(folder.path(), "f32").unwrap_err().contains("under two names"));
+}
+
+/// Names that transformers' TF classes don't write, in whatever container.
+#[test]
+fn other_names_are_refused() {
+    let folder = twin("keras/gpt2");
+    let numbered = inflated(&data().join("hdf5/numbered-latest.h5.z"));
+    let made = |tensors: &[(&str, &[usize])]| {
+        safetensors(&tensors.iter().map(|(name, shape)| weights(name, shape)).collect::<Vec<_>>())
+    };
+    for (file, wanted) in [
+        (numbered, "`layers/dense/vars/0` is a variable without a name"),
+        (made(&[("h/kernel:0", &[2, 2, 2])]), "`h/kernel:0` has shape [2, 2, 2]"),
+        (made(&[("h/0/kernel", &[2])]), "`h/0/kernel` has shape [2]"),
+        (
+            made(&[("wte/embeddings:0", &[2]), ("wte/weight:0", &[2])]),
+            "both `wte/embeddings:0` and `wte/weight:0` are `wte.weight`",
+        ),
+    ] {
+        let path = folder.path().join("model.safetensors");
+        fs::write(&path, file).unwrap();
+        let error = outcome(&path, "f32").unwrap_err();
+        assert!(error.contains(wanted), "{error}");
+    }
 }
 
 fn open(name: &str) -> Source {

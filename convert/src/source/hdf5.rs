@@ -12,6 +12,7 @@
 mod chunks;
 mod dataset;
 mod file;
+mod filters;
 mod group;
 mod heap;
 mod object;
@@ -27,6 +28,8 @@ const MAX_EXPANSION: usize = 4;
 const MAX_DEPTH: usize = 32;
 /// The longest path of a dataset.
 const MAX_PATH: usize = 1024;
+/// All paths together may be this often the file.
+const MAX_PATHS: usize = 16;
 
 fn fault(what: impl Into<String>) -> Error {
     Error::malformed("HDF5", what)
@@ -42,7 +45,8 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
     let file = File::new(file);
     let mut todo = vec![(String::new(), file.root()?)];
     let mut seen = HashSet::new();
-    let (mut entries, mut leftovers, mut total) = (Vec::new(), Vec::new(), 0usize);
+    let (mut entries, mut leftovers) = (Vec::new(), Vec::new());
+    let (mut total, mut paths) = (0usize, 0);
     while let Some((path, address)) = todo.pop() {
         if !seen.insert(address) {
             return Err(fault(format!("`{path}` is linked twice, or a group holds itself")));
@@ -51,7 +55,12 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
             .map_err(|error| at_path(error, if path.is_empty() { "/" } else { &path }))?;
         if let Some(links) = group::links(&file, &messages, &path)? {
             for (name, address) in links {
-                todo.push((join(&path, &name)?, address));
+                let path = join(&path, &name)?;
+                paths += path.len();
+                todo.push((path, address));
+            }
+            if paths > file.len().saturating_mul(MAX_PATHS) {
+                return Err(fault("its paths take more bytes than the file"));
             }
             continue;
         }

@@ -13,6 +13,8 @@ use std::{collections::HashSet, fmt::Display, ops::Range, sync::Arc};
 const MAX_DEPTH: usize = 32;
 /// The longest name.
 const MAX_NAME: usize = 1024;
+/// All names together may be this often the file.
+const MAX_NAMES: usize = 16;
 /// More dimensions than any weight has.
 const MAX_DIMS: usize = 8;
 /// Marks a dict as an array in parts; Flax writes it first.
@@ -66,6 +68,8 @@ struct Tree {
     entries: Vec<Entry>,
     leftovers: Vec<Leftover>,
     names: HashSet<String>,
+    /// Bytes of all names.
+    n_names: usize,
 }
 
 impl Tree {
@@ -83,6 +87,10 @@ impl Tree {
             let name = if path.is_empty() { key.to_owned() } else { format!("{path}/{key}") };
             if key.is_empty() || name.len() > MAX_NAME || name.split('/').count() > MAX_DEPTH {
                 return Err(fault(at, format!("a name of {} bytes in `{path}`", name.len())));
+            }
+            self.n_names += name.len();
+            if self.n_names > reader.file.len().saturating_mul(MAX_NAMES) {
+                return Err(fault(at, "its names take more bytes than the file"));
             }
             if !self.names.insert(name.clone()) {
                 return Err(fault(at, format!("`{name}` is stored twice")));

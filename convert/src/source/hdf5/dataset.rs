@@ -1,9 +1,10 @@
 //! A dataset as an entry: its type, its sizes, and where its bytes are.
 
 use super::{
-    chunks::{Chunked, Filters, Swapped},
+    chunks::{Chunked, Swapped},
     fault,
     file::{Cursor, File},
+    filters::Filters,
     object::{self, Message, kind},
 };
 use crate::source::{Data, Dtype, Entry, contiguous};
