@@ -8,7 +8,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`source`] | containers to named tensors: safetensors, torch.save's archives and streams, indexes |
+//! | [`source`] | containers to named tensors: safetensors, torch.save's archives and streams, HDF5, msgpack, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `text` | the text model of a checkpoint that sees images too |

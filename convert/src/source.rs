@@ -3,6 +3,8 @@
 //! The container is told by content, never by file name. Files are mapped; a tensor is a checked
 //! view of a map, and its values are decoded to f32 row by row as they are asked for.
 
+pub mod hdf5;
+pub mod msgpack;
 pub mod pickle;
 pub mod safetensors;
 mod state_dict;
@@ -38,6 +40,10 @@ pub enum Dtype {
     F16,
     /// The upper half of an F32.
     BF16,
+    /// A byte of 4 bits of exponent and 3 of mantissa, without infinities ("FN" in other libraries).
+    F8E4M3,
+    /// The upper half of an F16.
+    F8E5M2,
     /// A type that holds no weights: listed, sized, never read.
     Other {
         /// Its name in safetensors.
@@ -54,6 +60,7 @@ impl Dtype {
             Dtype::F64 => 64,
             Dtype::F32 => 32,
             Dtype::F16 | Dtype::BF16 => 16,
+            Dtype::F8E4M3 | Dtype::F8E5M2 => 8,
             Dtype::Other { bits, .. } => bits,
         }
     }
@@ -65,6 +72,8 @@ impl Dtype {
             Dtype::F32 => "F32",
             Dtype::F16 => "F16",
             Dtype::BF16 => "BF16",
+            Dtype::F8E4M3 => "F8_E4M3",
+            Dtype::F8E5M2 => "F8_E5M2",
             Dtype::Other { name, .. } => name,
         }
     }
@@ -155,7 +164,13 @@ const FILES: &[&str] = &[
     "pytorch_model.bin",
     "consolidated.00.pth",
     "ckpt.pt",
+    "tf_model.h5.index.json",
+    "tf_model.h5",
+    "flax_model.msgpack.index.json",
+    "flax_model.msgpack",
 ];
+/// What holds the factors of an 8-bit weight, behind its name.
+const SCALES: &[&str] = &["_scale", "_scale_inv"];
 
 /// The first file of Meta's checkpoints; there is one for each rank of its tensor parallelism.
 const FIRST_RANK: &str = "consolidated.00.pth";
@@ -287,6 +302,26 @@ impl Source {
         }
     }
 
+    /// Lets a dialect change every entry: its name, its shape and strides, never its data.
+    ///
+    /// # Errors
+    /// What `change` says; two tensors that get one name.
+    pub(crate) fn change(&mut self, change: impl Fn(&mut Entry) -> Result<()>) -> Result<()> {
+        let before: Vec<String> = self.tensors.iter().map(|t| t.entry.name.clone()).collect();
+        let mut names = HashMap::new();
+        for (tensor, before) in self.tensors.iter_mut().zip(&before) {
+            change(&mut tensor.entry)?;
+            if let Some(other) = names.insert(tensor.entry.name.clone(), before) {
+                return Err(Error::Unsupported(format!(
+                    "both `{other}` and `{before}` are `{}`",
+                    tensor.entry.name
+                )));
+            }
+        }
+        self.sort();
+        Ok(())
+    }
+
     /// What the checkpoint holds besides tensors.
     pub fn leftovers(&self) -> &[Leftover] {
         &self.leftovers
@@ -295,13 +330,24 @@ impl Source {
     /// How the values of a tensor of this source lie in what [`Source::load`] gives.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a type that holds no weights.
+    /// [`Error::Unsupported`] for a type that holds no weights, and for 8-bit weights with factors of
+    /// their own.
     pub fn view(&self, tensor: &Tensor) -> Result<View> {
         let entry = &tensor.entry;
         if let Dtype::Other { name, .. } = entry.dtype {
             return Err(Error::Unsupported(format!(
-                "tensor `{}` holds {name} values; weights are F64, F32, F16 or BF16",
+                "tensor `{}` holds {name} values; weights are F64, F32, F16, BF16, F8_E4M3 or F8_E5M2",
                 entry.name
+            )));
+        }
+        let scale = SCALES.iter().find_map(|scale| self.tensor(&format!("{}{scale}", entry.name)));
+        if let (Dtype::F8E4M3 | Dtype::F8E5M2, Some(scale)) = (entry.dtype, scale) {
+            return Err(Error::Unsupported(format!(
+                "tensor `{}` holds {} values that `{}` scales; load it with its own program and save \
+                 it as BF16",
+                entry.name,
+                entry.dtype.name(),
+                scale.entry.name
             )));
         }
         Ok(View::new(entry))
@@ -379,7 +425,9 @@ impl Source {
             let shard = shard.as_str().filter(|name| is_plain_name(name)).ok_or_else(|| {
                 fault(format!("tensor `{tensor}` lies in {shard}, which is no plain file name"))
             })?;
-            listed.insert(tensor.as_str(), shard);
+            if listed.insert(shard_name(tensor), shard).is_some() {
+                return Err(fault(format!("tensor `{tensor}` is listed under two names")));
+            }
             shards.push(shard);
         }
         shards.sort_unstable();
@@ -400,8 +448,8 @@ impl Source {
                 seen.insert(name.clone());
             }
         }
-        match map.keys().find(|name| !seen.contains(name.as_str())) {
-            Some(name) => Err(fault(format!("tensor `{name}` isn't in {}", listed[name.as_str()]))),
+        match map.keys().map(|name| shard_name(name)).find(|&name| !seen.contains(name)) {
+            Some(name) => Err(fault(format!("tensor `{name}` isn't in {}", listed[name]))),
             None => Ok(()),
         }
     }
@@ -449,6 +497,15 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((path.to_owned(), found))
 }
 
+/// The name in its shard of a tensor that an index lists. Of a Keras variable's name transformers
+/// leaves out the first part there (version 4, `TFPreTrainedModel.save_pretrained`).
+fn shard_name(listed: &str) -> &str {
+    match listed.split_once('/') {
+        Some((_, rest)) if listed.ends_with(":0") && !listed.contains("model.") => rest,
+        _ => listed,
+    }
+}
+
 fn is_plain_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     (1..=255).contains(&name.len()) && name.bytes().all(plain) && !matches!(name, "." | "..")
@@ -493,7 +550,8 @@ fn in_file(error: Error, path: &Path) -> Error {
 /// Lists the tensors of a weight file, told apart by its first bytes.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for what is neither safetensors nor a file of torch.save.
+/// [`Error::Unsupported`] for what is none of safetensors, a file of torch.save, HDF5 and Flax's
+/// msgpack.
 pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
     let refuse = |what: &str| Err(Error::Unsupported(what.into()));
     match file {
@@ -504,12 +562,14 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
              PyTorch and save it again",
         ),
         [b'G', b'G', b'U', b'F', ..] => refuse("this is GGUF already: run it as it is"),
-        [0x89, b'H', b'D', b'F', ..] => refuse("HDF5 (Keras) weights; convert them to safetensors"),
+        [0x89, b'H', b'D', b'F', ..] => hdf5::read(file),
         _ if file.starts_with(b"version https://git-lfs") => {
             refuse("a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
         }
         [_, _, _, _, _, _, _, _, b'{', ..] => Ok((safetensors::read(file)?, Vec::new())),
-        _ => refuse("neither safetensors nor a file of torch.save"),
+        // A map whose first key is a string.
+        [0x81..=0x8f, 0xa0..=0xbf | 0xd9..=0xdb, ..] | [0xde | 0xdf, ..] => msgpack::read(file),
+        _ => refuse("neither safetensors, nor a file of torch.save, nor HDF5, nor Flax's msgpack"),
     }
 }
 

@@ -5,7 +5,9 @@ mod support;
 
 use pith_convert::source::{Data, Source, safetensors::read};
 use proptest::prelude::*;
-use support::{safetensors, weights, with_header};
+use serde_json::{Value, json};
+use std::fs;
+use support::{N_EMBD, data, gpt2, safetensors, twin::outcome, weights, with_header};
 
 const ONE: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
 
@@ -79,6 +81,64 @@ fn sums_do_not_wrap() {
     let tensors: Vec<_> = (0..8).map(tensor).collect();
     let header = format!("{{{}}}", tensors.join(","));
     assert!(read(&with_header(&header, &[])).is_err());
+}
+
+#[test]
+fn bytes_of_eight_bit_floats() {
+    let source = Source::open(&data().join("f8.bin")).unwrap();
+    let bits = |name: &str| {
+        let values = source.values(source.tensor(name).unwrap()).unwrap();
+        let bits = |value: f32| if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() };
+        values.into_iter().map(bits).collect::<Vec<_>>()
+    };
+    for name in ["e4m3", "e5m2"] {
+        assert_eq!(bits(name), bits(&format!("{name}.f32")), "{name}");
+    }
+}
+
+/// A conversion of GPT-2 one of whose matrices has this type, and another tensor beside it.
+fn converted_with(dtype: &str, bits: usize, beside: Option<&str>) -> String {
+    const NAME: &str = "transformer.h.0.mlp.c_fc.weight";
+    let mut checkpoint = gpt2();
+    checkpoint.remove(NAME);
+    if let Some(name) = beside {
+        checkpoint.tensors.push(weights(name, &[1]));
+    }
+    let file = safetensors(&checkpoint.tensors);
+    let (header, data) = file[8..].split_at(file[0] as usize + 256 * file[1] as usize);
+    let (start, n) = (data.len(), N_EMBD * 64 * bits / 8);
+    let line = json!({"dtype": dtype, "shape": [N_EMBD, 64], "data_offsets": [start, start + n]});
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    header[NAME] = line;
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint.write_config(folder.path());
+    let file = with_header(&header.to_string(), &[data, &vec![0x38; n][..]].concat());
+    fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    outcome(folder.path(), "f32").err().unwrap_or_default()
+}
+
+#[test]
+fn small_floats_are_read_or_refused_by_name() {
+    for dtype in ["F8_E4M3", "F8_E5M2"] {
+        assert_eq!(converted_with(dtype, 8, None), "");
+        for scale in ["weight_scale", "weight_scale_inv"] {
+            let scale = format!("transformer.h.0.mlp.c_fc.{scale}");
+            let error = converted_with(dtype, 8, Some(&scale));
+            assert!(error.contains(&scale) && error.contains("c_fc.weight`"), "{error}");
+            assert!(error.contains(dtype) && error.contains("BF16"), "{error}");
+        }
+    }
+    for (dtype, bits) in [
+        ("F8_E8M0", 8),
+        ("F8_E4M3FNUZ", 8),
+        ("F8_E5M2FNUZ", 8),
+        ("F6_E2M3", 6),
+        ("F6_E3M2", 6),
+        ("F4", 4),
+    ] {
+        let error = converted_with(dtype, bits, None);
+        assert!(error.contains("c_fc.weight`") && error.contains(dtype), "{error}");
+    }
 }
 
 #[test]

@@ -101,6 +101,10 @@ impl View {
             Dtype::F32 => self.read_as(data, first, out, f32::from_le_bytes),
             Dtype::F16 => self.read_as(data, first, out, |b| f16_to_f32(u16::from_le_bytes(b))),
             Dtype::BF16 => self.read_as(data, first, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
+            Dtype::F8E4M3 => self.read_as(data, first, out, |[b]| e4m3_to_f32(b)),
+            Dtype::F8E5M2 => {
+                self.read_as(data, first, out, |[b]| f16_to_f32(u16::from_le_bytes([0, b])));
+            }
             Dtype::Other { name, .. } => unreachable!("Source::view gives no {name} views"),
         }
     }
@@ -134,4 +138,16 @@ impl View {
             }
         }
     }
+}
+
+/// A byte as sign, 4 bits of exponent with bias 7 and 3 of mantissa; only all ones are NaN
+/// (Micikevicius et al. 2022, "FP8 formats for deep learning").
+fn e4m3_to_f32(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let magnitude = match byte & 0x7f {
+        0x7f => f32::NAN,
+        0..8 => mantissa * 2f32.powi(-9),
+        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+    };
+    if byte < 128 { magnitude } else { -magnitude }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod stream;
+pub mod twin;
 pub mod zip;
 
 use pith_convert::{Options, Report, Target, convert};
