@@ -2,6 +2,8 @@
 //! code, which the families' rows describe. A dialect is told by the names of the tensors, never by
 //! the file's; it renames entries and changes their strides, and reads no value.
 
+mod tf_gpt2;
+
 use crate::source::Source;
 use pith::Result;
 
@@ -9,6 +11,6 @@ use pith::Result;
 ///
 /// # Errors
 /// A checkpoint that speaks a dialect, but not as its program writes it.
-pub(crate) fn translate(_source: &mut Source) -> Result<()> {
-    Ok(())
+pub(crate) fn translate(source: &mut Source) -> Result<()> {
+    tf_gpt2::translate(source)
 }

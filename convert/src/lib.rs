@@ -7,7 +7,8 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`source`] | containers to named tensors: safetensors, torch zip archives, indexes |
+//! | `wire` | protobuf's wire format |
+//! | [`source`] | containers to named tensors: safetensors, torch zip archives, TensorFlow bundles, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `shapes` | the shape that each GGUF tensor must have |
@@ -28,6 +29,7 @@ mod shapes;
 pub mod source;
 pub mod tokenizer;
 pub mod types;
+mod wire;
 mod write;
 
 pub use report::Report;

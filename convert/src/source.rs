@@ -3,12 +3,15 @@
 //! The container is told by content, never by file name. Files are mapped; a tensor is a checked
 //! view of a map, and its values are decoded to f32 row by row as they are asked for.
 
+mod checksum;
 pub mod pickle;
 pub mod safetensors;
+pub mod tf_bundle;
 pub mod torch;
 mod view;
 pub mod zip;
 
+pub use checksum::Checksum;
 pub use view::View;
 
 use pith::{Error, Result, bytes::Bytes};
@@ -83,8 +86,8 @@ pub enum Data {
     Mapped {
         /// Place in the file.
         range: Range<usize>,
-        /// Their CRC-32, where the container has one.
-        crc: Option<u32>,
+        /// Their checksum, where the container has one.
+        crc: Option<Checksum>,
     },
     /// Unpacked when asked for.
     Packed(Arc<dyn Packed>),
@@ -166,7 +169,11 @@ impl Source {
             source.add_shards(&weights)?;
         } else {
             let bytes = map_file(&weights)?;
-            source.add_file(weights, bytes)?;
+            if tf_bundle::is_table(&bytes) {
+                source.add_bundle(weights, bytes)?;
+            } else {
+                source.add_file(weights, bytes)?;
+            }
         }
         source.finish();
         Ok(source)
@@ -227,6 +234,36 @@ impl Source {
         }
     }
 
+    /// Changes the entries: what `each` gives back takes an entry's place, or is left over.
+    ///
+    /// # Errors
+    /// What `each` says; two tensors of one name.
+    pub(crate) fn translate(
+        &mut self,
+        mut each: impl FnMut(Entry) -> Result<std::result::Result<Entry, Leftover>>,
+    ) -> Result<()> {
+        for Tensor { entry, file } in std::mem::take(&mut self.tensors) {
+            match each(entry)? {
+                Ok(entry) => self.tensors.push(Tensor { entry, file }),
+                Err(leftover) => self.leftovers.push(leftover),
+            }
+        }
+        self.finish();
+        let mut pairs = self.tensors.windows(2);
+        match pairs.find(|pair| pair[0].entry.name == pair[1].entry.name) {
+            Some(pair) => Err(Error::Invalid(format!(
+                "two tensors of the checkpoint are both `{}`",
+                pair[0].entry.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the source a configuration that isn't in `config.json`.
+    pub(crate) fn set_config(&mut self, config: Value) {
+        self.config = Some(config);
+    }
+
     /// What the checkpoint holds besides tensors.
     pub fn leftovers(&self) -> &[Leftover] {
         &self.leftovers
@@ -276,7 +313,7 @@ impl Source {
                 if let Some(crc) = *crc
                     && self.checked.borrow_mut().insert((tensor.file, range.start))
                 {
-                    zip::check_crc(bytes, crc, &entry.name, range.start)
+                    crc.check(bytes, &entry.name, range.start)
                         .map_err(|error| in_file(error, path))?;
                 }
                 Ok(Cow::Borrowed(bytes))
@@ -370,10 +407,14 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         return Ok((folder.to_owned(), path.to_owned()));
     }
     let found = FILES.iter().map(|name| path.join(name)).find(|file| file.exists());
+    let found = match found {
+        Some(found) => Some(found),
+        None => tf_bundle::find(path)?,
+    };
     let found = found.ok_or_else(|| {
         Error::Invalid(format!(
-            "no weights in {}: none of {} is there; name the weight file itself if it is called \
-             otherwise",
+            "no weights in {}: none of {}, model.ckpt.index is there; name the weight file itself \
+             if it is called otherwise",
             path.display(),
             FILES.join(", ")
         ))
@@ -438,6 +479,9 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
             refuse("a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
         }
         [_, _, _, _, _, _, _, _, b'{', ..] => Ok((safetensors::read(file)?, Vec::new())),
+        _ if tf_bundle::is_table(file) => {
+            refuse("the index of a TensorFlow checkpoint, which is read from its folder alone")
+        }
         _ => refuse("neither safetensors nor a zip file of torch.save"),
     }
 }

@@ -1,7 +1,7 @@
 //! `torch.save` files: the state dict in `data.pkl`, its storages beside it in the archive.
 
 use super::{
-    Data, Dtype, Entry, Leftover,
+    Checksum, Data, Dtype, Entry, Leftover,
     pickle::{Node, Pickle, Ref, Tensor},
     zip,
 };
@@ -118,7 +118,7 @@ impl<'a> Archive<'a> {
             shape: tensor.shape.clone(),
             strides: tensor.strides.clone(),
             offset: tensor.offset,
-            data: Data::Mapped { range: entry.data.clone(), crc: Some(entry.crc) },
+            data: Data::Mapped { range: entry.data.clone(), crc: Some(Checksum::Crc32(entry.crc)) },
         })
     }
 }

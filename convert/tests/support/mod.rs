@@ -1,6 +1,7 @@
 //! Tiny checkpoints, made by hand.
 #![allow(dead_code, missing_docs)]
 
+pub mod table;
 pub mod zip;
 
 use pith_convert::{Options, Report, Target, convert};
