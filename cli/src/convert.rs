@@ -14,16 +14,18 @@ use crate::{End, catch_interrupts, interrupted, progress::Bar, stdout_error};
 /// Turn a GPT checkpoint into one quantized GGUF file
 ///
 /// SOURCE is a Hugging Face folder: config.json, the tokenizer's files, and the weights as
-/// safetensors or pytorch_model.bin, sharded or not. Every tensor and every configuration key is
-/// used, or the conversion stops and names it.
+/// safetensors or pytorch_model.bin, sharded or not. It may also be the folder of OpenAI's GPT-2
+/// (TensorFlow), or a GGUF file, whose tensors then get the new type. Every tensor and every
+/// configuration key is used, or the conversion stops and names it.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   pith convert ./my-gpt                          writes my-gpt-q8_0.gguf
   pith convert ./my-gpt -o small.gguf --type q4_k
+  pith convert my-gpt-f16.gguf -o small.gguf --type q4_k
   pith convert ./my-gpt --allow-unknown my_note")]
 pub struct Args {
-    /// The checkpoint's folder
+    /// The checkpoint's folder, or a GGUF file
     source: PathBuf,
     /// The file to write [default: the folder's name and the type, in the current folder]
     #[arg(short, long)]
@@ -54,7 +56,9 @@ impl Args {
                 "{source} has no name to call the result by; choose one with -o"
             ))
         })?;
-        Ok(format!("{}-{}.gguf", name.to_string_lossy(), self.target.to_lowercase()).into())
+        let name = name.to_string_lossy();
+        let name = name.strip_suffix(".gguf").unwrap_or(&name);
+        Ok(format!("{name}-{}.gguf", self.target.to_lowercase()).into())
     }
 }
 
@@ -113,6 +117,14 @@ fn text(report: &Report, out: &str) -> String {
             fallback.tensor, fallback.n_in
         )
     }));
+    if let Some((_, from)) = report.requantized.first() {
+        lines.push(format!(
+            "warning: {} tensors were quantized already ({} and the like), and what is lost twice \
+             is lost for good; convert the original checkpoint where you have it",
+            report.requantized.len(),
+            from.name()
+        ));
+    }
     lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
     lines.extend(
         report

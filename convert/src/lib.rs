@@ -17,6 +17,7 @@
 //! | `tokenizer` | the tokenizer's files to GGUF keys |
 //! | `metadata` | keys of the written file |
 //! | `write` | encode in parallel, stream, in order |
+//! | `requantize` | a GGUF file as the source |
 //! | [`report`] | what was done |
 #![deny(unsafe_code)]
 
@@ -25,6 +26,7 @@ mod dialect;
 mod mapping;
 mod metadata;
 pub mod report;
+mod requantize;
 mod shapes;
 pub mod source;
 pub mod tokenizer;
@@ -37,11 +39,21 @@ pub use types::Target;
 
 use config::Config;
 use mapping::{Mapped, Mapping, Values};
-use pith::{Error, Result, bytes::Bytes, gguf::Gguf, quant::Format};
+use pith::{
+    Error, Result,
+    bytes::Bytes,
+    gguf::{Gguf, Writer},
+    quant::Format,
+};
 use pith_models::Fold;
 use report::{Fallback, FormatCount};
 use source::{Dtype, Source};
-use std::{fs, ops::ControlFlow, path::Path, time::Instant};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 use write::Job;
 
 /// What a caller may choose.
@@ -91,7 +103,8 @@ pub enum Progress<'a> {
 }
 
 /// Converts the checkpoint at `source`, a folder or a weight file in it, to a GGUF file at `out`,
-/// which appears whole or not at all. Where `progress` answers with a break, the work ends there.
+/// which appears whole or not at all. A GGUF file is a source too: its tensors get other formats, its
+/// keys stay. Where `progress` answers with a break, the work ends there.
 ///
 /// # Errors
 /// [`Error::Stopped`] after a break. What [`Source::open`] and [`Config::read`] say; a tensor that is missing, left over, wrongly
@@ -104,6 +117,9 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
+    if requantize::is_gguf(source)? {
+        return requantize::requantize(source, out, options, progress);
+    }
     let mut source = Source::open(source)?;
     dialect::translate(&mut source)?;
     let json = source.config()?;
@@ -114,6 +130,34 @@ pub fn convert(
         tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
     let writer = metadata::metadata(&source, &config, options, &jobs, &mut ignored)?;
 
+    let bytes_out = encode(writer, &source, &jobs, out, options, progress)?;
+    Ok(Report {
+        family: config.family.title,
+        arch: config.family.arch,
+        stock: config.family.stock,
+        formats: count_formats(&jobs),
+        n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
+        bytes_in: source.n_bytes(),
+        bytes_out,
+        tied,
+        fallbacks: jobs.iter().filter_map(fallback).collect(),
+        ignored,
+        folded: jobs.iter().filter_map(folded).collect(),
+        requantized: Vec::new(),
+        allowed_unknown: config.allowed,
+        elapsed: start.elapsed(),
+    })
+}
+
+/// Encodes and writes the tensors behind what `writer` has, reads the file back, and gives its size.
+fn encode(
+    writer: Writer,
+    source: &Source,
+    jobs: &[Job<'_>],
+    out: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<u64> {
     let total: u64 = jobs.iter().map(Job::n_bytes).sum();
     let (mut tensor, mut done) = (0, 0);
     let mut before = |i: usize, written: u64| {
@@ -131,29 +175,14 @@ pub fn convert(
         rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(|error| {
             Error::Invalid(format!("can't start {} threads: {error}", options.threads))
         })?;
-    let check = |written: &Path| verify(written, &jobs);
-    let bytes_out = write::write(writer, &source, &jobs, out, &pool, &mut before, check)?;
-    Ok(Report {
-        family: config.family.title,
-        arch: config.family.arch,
-        stock: config.family.stock,
-        formats: count_formats(&jobs),
-        n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
-        bytes_in: source.n_bytes(),
-        bytes_out,
-        tied,
-        fallbacks: jobs.iter().filter_map(fallback).collect(),
-        ignored,
-        folded: jobs.iter().filter_map(folded).collect(),
-        allowed_unknown: config.allowed,
-        elapsed: start.elapsed(),
-    })
+    let check = |written: &Path| verify(written, jobs);
+    write::write(writer, source, jobs, out, &pool, &mut before, check)
 }
 
 fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {
     let dtype = match &mapped.values {
         Values::Source { tensor, .. } => tensor.entry.dtype,
-        Values::Computed(_) => Dtype::F32,
+        Values::Computed(_) | Values::Encoded { .. } => Dtype::F32,
     };
     let choice = types::choose(target, &mapped.name, mapped.dims.len(), mapped.n_in(), dtype);
     Job { mapped, choice }
@@ -162,12 +191,7 @@ fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {
 /// Refuses to write over what is being read. A rename would not damage an open map, but the
 /// checkpoint would be gone.
 fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
-    let Ok(target) = out.canonicalize() else {
-        return Ok(()); // nothing is there
-    };
-    if target.is_dir() {
-        return Err(Error::Invalid(format!("{} is a folder: name the file", out.display())));
-    }
+    let Some(target) = taken(out)? else { return Ok(()) };
     let folder = fs::read_dir(source.folder()).map_err(Error::io("read", source.folder()))?;
     let neighbours: Vec<_> = folder.flatten().map(|entry| entry.path()).collect();
     let is_input = |path: &Path| {
@@ -177,12 +201,26 @@ fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
     };
     let is_weights = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
     if source.files().any(is_weights) || neighbours.iter().any(|path| is_input(path)) {
-        return Err(Error::Invalid(format!(
-            "{} is part of the checkpoint: choose another name for the output",
-            out.display()
-        )));
+        return Err(part_of_source(out));
     }
     Ok(())
+}
+
+/// The file at `out`, if there is one.
+fn taken(out: &Path) -> Result<Option<PathBuf>> {
+    match out.canonicalize() {
+        Ok(target) if target.is_dir() => {
+            Err(Error::Invalid(format!("{} is a folder: name the file", out.display())))
+        }
+        target => Ok(target.ok()),
+    }
+}
+
+fn part_of_source(out: &Path) -> Error {
+    Error::Invalid(format!(
+        "{} is part of the checkpoint: choose another name for the output",
+        out.display()
+    ))
 }
 
 /// Reads the written file back: every tensor is there with its format and sizes.

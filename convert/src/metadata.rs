@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::{collections::HashSet, path::Path};
 
 /// `general.quantization_version`: llama.cpp's layout of quantized blocks since May 2023.
-const QUANTIZATION_VERSION: u32 = 2;
+pub(crate) const QUANTIZATION_VERSION: u32 = 2;
 
 /// A writer with all keys of the model. What the file leaves out goes to `ignored`.
 pub(crate) fn metadata(
@@ -84,7 +84,7 @@ fn folder_name(folder: &Path) -> String {
 }
 
 /// The format of most matrix values.
-fn most_common(jobs: &[Job<'_>]) -> Format {
+pub(crate) fn most_common(jobs: &[Job<'_>]) -> Format {
     let values = |format: &Format| -> usize {
         let with = jobs.iter().filter(|job| job.choice.format == *format);
         with.map(|job| job.mapped.n_values()).sum()

@@ -29,6 +29,9 @@ pub struct Report {
     pub ignored: Vec<(String, String)>,
     /// Source tensors that were rearranged or changed, with what was done.
     pub folded: Vec<(String, &'static str)>,
+    /// Tensors that were quantized in the source already and got another format, with their old one:
+    /// what the first rounding lost, the second loses again.
+    pub requantized: Vec<(String, Format)>,
     /// Configuration keys that were ignored on the caller's word.
     pub allowed_unknown: Vec<String>,
     /// How long it took.
@@ -91,6 +94,11 @@ impl Report {
             .collect();
         let folded: Value =
             self.folded.iter().map(|(name, how)| json!({"name": name, "how": how})).collect();
+        let requantized: Value = self
+            .requantized
+            .iter()
+            .map(|(name, from)| json!({"tensor": name, "from": from.name()}))
+            .collect();
         json!({
             "family": self.family,
             "architecture": self.arch,
@@ -103,6 +111,7 @@ impl Report {
             "fallbacks": fallbacks,
             "ignored": pairs(&self.ignored),
             "folded": folded,
+            "requantized": requantized,
             "allowed_unknown": self.allowed_unknown,
             "seconds": self.elapsed.as_secs_f64(),
         })
