@@ -128,7 +128,7 @@ pub fn convert(
     let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;
     let jobs: Vec<Job<'_>> =
         tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
-    let writer = metadata::metadata(&source, &config, options, &jobs, &mut ignored)?;
+    let writer = metadata::metadata(&source, &mut config, options, &jobs, &mut ignored)?;
 
     let bytes_out = encode(writer, &source, &jobs, out, options, progress)?;
     Ok(Report {
@@ -195,8 +195,8 @@ fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
     let folder = fs::read_dir(source.folder()).map_err(Error::io("read", source.folder()))?;
     let neighbours: Vec<_> = folder.flatten().map(|entry| entry.path()).collect();
     let is_input = |path: &Path| {
-        let reads =
-            path.extension().is_some_and(|extension| extension == "json" || extension == "model");
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let reads = matches!(extension, Some("json" | "model" | "txt" | "bpe" | "jinja"));
         reads && path.canonicalize().is_ok_and(|path| path == target)
     };
     let is_weights = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);

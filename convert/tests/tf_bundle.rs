@@ -79,6 +79,32 @@ fn openai_files_give_the_bytes_of_safetensors() {
     assert!(got == bytes_of(folder.path(), "f32").0);
 }
 
+/// With the tokenizer: encoder.json and vocab.bpe here, their Hugging Face names there.
+#[test]
+fn openai_folders_give_whole_models() {
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut twin = twin(2, 264);
+    twin.config["eos_token_id"] = json!(263);
+    twin.write(folder.path());
+    let source = data().join("tf/plain");
+    for (from, to) in [("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")] {
+        fs::copy(source.join(from), folder.path().join(to)).unwrap();
+    }
+    let out = out.path().join("out.gguf");
+    let options = pith_convert::Options { no_tokenizer: false, ..options("q8_0") };
+    let converted = |from: &Path| {
+        convert(from, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        fs::read(&out).unwrap()
+    };
+    let wanted = converted(folder.path());
+    assert!(converted(&source) == wanted);
+    let model = pith::model::Model::open(&out).unwrap();
+    let opts = pith::tokenizer::Encode { add_special: true, parse_special: true };
+    let ids = model.tokenizer().encode("the fox<|endoftext|>", opts);
+    assert_eq!(ids.last(), Some(&263));
+    assert!(model.tokenizer().is_eog(263));
+}
+
 #[test]
 fn shards_slots_and_half_precision() {
     let mut twin = twin(1, 40);
