@@ -292,14 +292,14 @@ fn ids_of_a_model_file_are_those_of_sentencepiece() {
 
 /// A SentencePiece model of these parts: pieces as text, type and score, then the trainer's and the
 /// normalizer's parts.
-fn sentencepiece(pieces: &[(&str, u64)], trainer: &[Vec<u8>], normalizer: &[Vec<u8>]) -> Vec<u8> {
+fn sentencepiece(pieces: &[(&str, u64)], trainer: &[u8], normalizer: &[u8]) -> Vec<u8> {
     let mut model = Vec::new();
     for (i, (text, kind)) in pieces.iter().enumerate() {
         let score = [vec![0x15], (-(i as f32)).to_le_bytes().to_vec()].concat();
         model.extend(bytes(1, &[bytes(1, text.as_bytes()), score, number(3, *kind)].concat()));
     }
-    model.extend(bytes(2, &trainer.concat()));
-    model.extend(bytes(3, &normalizer.concat()));
+    model.extend(bytes(2, trainer));
+    model.extend(bytes(3, normalizer));
     model
 }
 
@@ -318,22 +318,21 @@ fn model_files_that_pith_cannot_reproduce_are_refused_by_name() {
     let far =
         |field: u64, value: u64| [number(0, field << 3)[1..].to_vec(), vec![value as u8]].concat();
     let folder = tempfile::tempdir().unwrap();
-    let good = sentencepiece(PIECES, &[bpe.clone()], &[plain.clone()]);
+    let good = sentencepiece(PIECES, &bpe, &plain);
     let tokenizer = runtime(import_model(folder.path(), &good).unwrap());
     let opts = Encode { add_special: true, parse_special: true };
     assert_eq!(tokenizer.encode("a aé", opts), [1, 3, 3, 0]);
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), Some(2)));
     let with = |pieces: &[(&str, u64)]| {
         let pieces: Vec<_> = PIECES.iter().chain(pieces).copied().collect();
-        sentencepiece(&pieces, &[bpe.clone()], &[plain.clone()])
+        sentencepiece(&pieces, &bpe, &plain)
     };
-    let trainer = |field: Vec<u8>| sentencepiece(PIECES, &[bpe.clone(), field], &[plain.clone()]);
-    let normalizer =
-        |field: Vec<u8>| sentencepiece(PIECES, &[bpe.clone()], &[plain.clone(), field]);
+    let trainer = |field: Vec<u8>| sentencepiece(PIECES, &[&*bpe, &*field].concat(), &plain);
+    let normalizer = |field: Vec<u8>| sentencepiece(PIECES, &bpe, &[&*plain, &*field].concat());
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (sentencepiece(PIECES, &[], &[plain.clone()]), "type is Unigram"),
-        (sentencepiece(PIECES, &[number(3, 4)], &[plain.clone()]), "type is Char"),
-        (sentencepiece(PIECES, &[bpe.clone()], &[]), "one space of several"),
+        (sentencepiece(PIECES, &[], &plain), "type is Unigram"),
+        (sentencepiece(PIECES, &number(3, 4), &plain), "type is Char"),
+        (sentencepiece(PIECES, &bpe, &[]), "one space of several"),
         (
             normalizer([bytes(1, b"nmt_nfkc"), bytes(2, b"map")].concat()),
             "changes characters (nmt_nfkc)",
