@@ -13,7 +13,7 @@ use serde_json::json;
 use std::{fs, ops::ControlFlow, path::Path};
 use support::{
     Checkpoint, data, options,
-    table::{block, bytes, handle, number, table},
+    table::{block, bytes, handle, number, table, tables},
     weights,
 };
 
@@ -302,6 +302,18 @@ fn index_rules() {
         let error = read(&file).expect_err(wanted);
         assert!(error.contains(wanted), "case {i}, {wanted}: {error}");
     }
+}
+
+#[test]
+fn several_blocks_are_one_table() {
+    let (a, b) = (vector(2, 0), vector(1, 8));
+    let first = block(&[(b"", HEADER), (b"a", &a)]);
+    let second = block(&[(b"b", &b)]);
+    let whole = tf_bundle::read(&bundle(&[("a", a.clone()), ("b", b.clone())])).unwrap();
+    let two = tf_bundle::read(&tables(&[&first, &second], 0, None)).unwrap();
+    assert_eq!(format!("{two:?}"), format!("{whole:?}"));
+    let error = tf_bundle::read(&tables(&[&first, &first], 0, None)).unwrap_err().to_string();
+    assert!(error.contains("out of order"), "{error}");
 }
 
 #[test]

@@ -41,11 +41,14 @@ pub fn handle(at: u64, len: u64) -> Vec<u8> {
     [varint(at), varint(len)].concat()
 }
 
-/// A table with these bytes as its first block, of compression `kind`, and an index of `handles`, or
+/// A table with these bytes as its one block, of compression `kind`, and an index of `handles`, or
 /// of that block.
-pub fn table(first: &[u8], kind: u8, handles: Option<&[Vec<u8>]>) -> Vec<u8> {
-    let own = [handle(0, first.len() as u64)];
-    let handles = handles.unwrap_or(&own);
+pub fn table(block: &[u8], kind: u8, handles: Option<&[Vec<u8>]>) -> Vec<u8> {
+    tables(&[block], kind, handles)
+}
+
+/// The same with several blocks.
+pub fn tables(blocks: &[&[u8]], kind: u8, handles: Option<&[Vec<u8>]>) -> Vec<u8> {
     let mut file = Vec::new();
     let mut put = |data: &[u8], kind: u8| {
         let at = file.len() as u64;
@@ -55,7 +58,8 @@ pub fn table(first: &[u8], kind: u8, handles: Option<&[Vec<u8>]>) -> Vec<u8> {
         file.extend(crc.to_le_bytes());
         handle(at, data.len() as u64)
     };
-    put(first, kind);
+    let own: Vec<Vec<u8>> = blocks.iter().map(|block| put(block, kind)).collect();
+    let handles = handles.unwrap_or(&own);
     let entries: Vec<(&[u8], &[u8])> = handles.iter().map(|h| (&b"z"[..], h.as_slice())).collect();
     let index = put(&block(&entries), 0);
     let mut footer = [handle(0, 0), index].concat();
