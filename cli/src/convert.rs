@@ -14,23 +14,25 @@ use crate::{End, catch_interrupts, families, interrupted, progress::Bar, stdout_
 /// Turn a GPT checkpoint into one quantized GGUF file
 ///
 /// SOURCE is a Hugging Face folder: config.json, the tokenizer's files, and the weights as
-/// safetensors or pytorch_model.bin, sharded or not; or one weight file (.safetensors, .bin, .pt,
-/// .pth) with these beside it; or the folder of Meta's consolidated.00.pth and params.json, or of
-/// nanoGPT's ckpt.pt. Every tensor and every configuration key is used, or the conversion stops and
-/// names it. With --base, SOURCE is a PEFT adapter's folder, and becomes a file of its own that
-/// `pith run --lora` adds to its base.
+/// safetensors or pytorch_model.bin, sharded or not, Keras' tf_model.h5 or Flax's
+/// flax_model.msgpack; or one weight file (.safetensors, .bin, .pt, .pth, ...) with these beside it;
+/// or the folder of OpenAI's GPT-2 (TensorFlow), of Meta's consolidated.00.pth and params.json, or
+/// of nanoGPT's ckpt.pt; or a GGUF file, whose tensors then get the new type. Every tensor and every
+/// configuration key is used, or the conversion stops and names it. With --base, SOURCE is a PEFT
+/// adapter's folder, and becomes a file of its own that `pith run --lora` adds to its base.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   pith convert ./my-gpt                          writes my-gpt-q8_0.gguf
   pith convert ./my-gpt -o small.gguf --type q4_k
+  pith convert my-gpt-f16.gguf -o small.gguf --type q4_k
   pith convert ./my-gpt --adapter ./my-lora      writes my-gpt-q8_0.gguf with the adapter merged
   pith convert ./my-lora --base ./my-gpt         writes my-lora-f32.gguf, for pith run --lora
   pith convert ./my-gpt --allow-unknown my_note
   pith convert out/ckpt.pt --no-tokenizer        nanoGPT, to run on token ids
   pith convert --list-families                   what can be converted")]
 pub struct Args {
-    /// The checkpoint's folder; with --base an adapter's
+    /// The checkpoint's folder, or a file; with --base an adapter's folder
     #[arg(required_unless_present = "list_families")]
     source: Option<PathBuf>,
     /// The file to write [default: the folder's name and the type, in the current folder]
@@ -78,7 +80,9 @@ impl Args {
                 "{source} has no name to call the result by; choose one with -o"
             ))
         })?;
-        Ok(format!("{}-{}.gguf", name.to_string_lossy(), self.target().to_lowercase()).into())
+        let name = name.to_string_lossy();
+        let name = name.strip_suffix(".gguf").unwrap_or(&name);
+        Ok(format!("{name}-{}.gguf", self.target().to_lowercase()).into())
     }
 
     fn target(&self) -> &str {
@@ -166,6 +170,14 @@ fn text(report: &Report, out: &str) -> String {
             .iter()
             .map(|(folder, tensors)| format!("merged {folder}: {tensors} tensors changed")),
     );
+    if let Some((_, from)) = report.requantized.first() {
+        lines.push(format!(
+            "warning: {} tensors were quantized already ({} and the like), and what is lost twice \
+             is lost for good; convert the original checkpoint where you have it",
+            report.requantized.len(),
+            from.name()
+        ));
+    }
     lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
     lines.extend(
         report

@@ -6,6 +6,7 @@ mod flax;
 mod keras;
 mod meta;
 mod nanogpt;
+mod tf_gpt2;
 
 use crate::source::{Entry, Source};
 use pith::{Error, Result};
@@ -17,6 +18,7 @@ use pith::{Error, Result};
 pub(crate) fn translate(source: &mut Source) -> Result<()> {
     keras::translate(source)?;
     flax::translate(source)?;
+    tf_gpt2::translate(source)?;
     nanogpt::translate(source)?;
     meta::translate(source)
 }

@@ -8,7 +8,8 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | [`source`] | containers to named tensors: safetensors, torch.save's archives and streams, HDF5, msgpack, indexes |
+//! | `wire` | protobuf's wire format |
+//! | [`source`] | containers to named tensors: safetensors, torch.save's files, HDF5, msgpack, TensorFlow bundles, indexes |
 //! | `dialect` | what other programs than Hugging Face's name and turn differently |
 //! | [`config`] | `config.json` by the family's row |
 //! | `text` | the text model of a checkpoint that sees images too |
@@ -20,6 +21,7 @@
 //! | `metadata` | keys of the written file |
 //! | `write` | encode in parallel, stream, in order |
 //! | [`adapter`] | PEFT adapters: merged into a checkpoint, or a file of their own |
+//! | `requantize` | a GGUF file as the source |
 //! | [`report`] | what was done |
 #![deny(unsafe_code)]
 
@@ -30,11 +32,13 @@ mod fold;
 mod mapping;
 mod metadata;
 pub mod report;
+mod requantize;
 mod shapes;
 pub mod source;
 mod text;
 pub mod tokenizer;
 pub mod types;
+mod wire;
 mod write;
 
 pub use report::Report;
@@ -49,7 +53,7 @@ use pith::{
     gguf::{Gguf, Writer},
     quant::Format,
 };
-use pith_models::Fold;
+use pith_models::{Family, Fold};
 use report::{Fallback, FormatCount};
 use source::{Dtype, Source};
 use std::{
@@ -114,7 +118,8 @@ pub enum Progress<'a> {
 }
 
 /// Converts the checkpoint at `source`, a folder or a weight file in it, to a GGUF file at `out`,
-/// which appears whole or not at all. Where `progress` answers with a break, the work ends there.
+/// which appears whole or not at all. A GGUF file is a source too: its tensors get other formats, its
+/// keys stay. Where `progress` answers with a break, the work ends there.
 ///
 /// # Errors
 /// [`Error::Stopped`] after a break. What [`Source::open`] and [`Config::read`] say; a tensor that is missing, left over, wrongly
@@ -133,6 +138,9 @@ pub fn convert(
              make it a file of its own: pith convert {0} --base BASE",
             source.display()
         )));
+    }
+    if requantize::is_gguf(source)? {
+        return requantize::requantize(source, out, options, progress);
     }
     let mut source = Source::open(source)?;
     dialect::translate(&mut source)?;
@@ -159,15 +167,17 @@ pub fn convert(
     ignored.append(&mut of_adapters);
     let jobs: Vec<Job<'_>> =
         tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
-    let writer = metadata::metadata(&source, &config, options, &jobs, &mut ignored)?;
+    let writer = metadata::metadata(&source, &mut config, options, &jobs, &mut ignored)?;
     let mut work = Work { source: &source, jobs, writer, out, threads: options.threads };
     let bytes_out = work.write(progress)?;
-    Ok(Report {
+    let report = Report {
+        stock: config.family.stock && config.classifier.is_none() && config.is_stock_rope(),
         adapters: merged,
         ignored,
         tied,
-        ..work.report(&config, bytes_in, bytes_out, start)
-    })
+        ..work.report(config.family, bytes_in, bytes_out, start)
+    };
+    Ok(Report { classifier: config.classifier, allowed_unknown: config.allowed, ..report })
 }
 
 /// Converts the PEFT adapter in the folder `adapter` to a GGUF file at `out` that a model is run
@@ -195,7 +205,12 @@ pub fn convert_adapter(
     let bytes_out = work.write(progress)?;
     let mut ignored = adapter.ignored().to_vec();
     ignored.extend(adapter.copies().map(|tensor| (tensor.into(), "the base's own matrix".into())));
-    Ok(Report { ignored, ..work.report(&config, source.n_bytes(), bytes_out, start) })
+    Ok(Report {
+        stock: config.family.stock,
+        ignored,
+        allowed_unknown: config.allowed,
+        ..work.report(config.family, source.n_bytes(), bytes_out, start)
+    })
 }
 
 /// What is to be written.
@@ -234,13 +249,13 @@ impl Work<'_> {
     }
 
     /// What was done.
-    fn report(&self, config: &Config, bytes_in: u64, bytes_out: u64, start: Instant) -> Report {
+    fn report(&self, family: &Family, bytes_in: u64, bytes_out: u64, start: Instant) -> Report {
         let jobs = &self.jobs;
         Report {
-            family: config.family.title,
-            arch: config.family.arch,
-            stock: config.family.stock && config.classifier.is_none() && config.is_stock_rope(),
-            classifier: config.classifier.clone(),
+            family: family.title,
+            arch: family.arch,
+            stock: false,
+            classifier: None,
             formats: count_formats(jobs),
             n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
             bytes_in,
@@ -249,8 +264,9 @@ impl Work<'_> {
             fallbacks: jobs.iter().filter_map(fallback).collect(),
             ignored: Vec::new(),
             adapters: Vec::new(),
+            requantized: Vec::new(),
             folded: jobs.iter().filter_map(folded).collect(),
-            allowed_unknown: config.allowed.clone(),
+            allowed_unknown: Vec::new(),
             elapsed: start.elapsed(),
         }
     }
@@ -259,7 +275,7 @@ impl Work<'_> {
 fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {
     let dtype = match &mapped.values {
         Values::Source { tensor, .. } => tensor.entry.dtype,
-        Values::Computed(_) => Dtype::F32,
+        Values::Computed(_) | Values::Encoded { .. } => Dtype::F32,
     };
     let choice = types::choose(target, &mapped.name, mapped.dims.len(), mapped.n_in(), dtype);
     Job { mapped, choice }
@@ -268,27 +284,36 @@ fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {
 /// Refuses to write over what is being read. A rename would not damage an open map, but the
 /// checkpoint would be gone.
 fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
-    let Ok(target) = out.canonicalize() else {
-        return Ok(()); // nothing is there
-    };
-    if target.is_dir() {
-        return Err(Error::Invalid(format!("{} is a folder: name the file", out.display())));
-    }
+    let Some(target) = taken(out)? else { return Ok(()) };
     let folder = fs::read_dir(source.folder()).map_err(Error::io("read", source.folder()))?;
     let neighbours: Vec<_> = folder.flatten().map(|entry| entry.path()).collect();
     let is_input = |path: &Path| {
-        let reads =
-            path.extension().is_some_and(|extension| extension == "json" || extension == "model");
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let reads = matches!(extension, Some("json" | "model" | "txt" | "bpe" | "jinja"));
         reads && path.canonicalize().is_ok_and(|path| path == target)
     };
     let is_weights = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
     if source.files().any(is_weights) || neighbours.iter().any(|path| is_input(path)) {
-        return Err(Error::Invalid(format!(
-            "{} is part of the checkpoint: choose another name for the output",
-            out.display()
-        )));
+        return Err(part_of_source(out));
     }
     Ok(())
+}
+
+/// The file at `out`, if there is one.
+fn taken(out: &Path) -> Result<Option<PathBuf>> {
+    match out.canonicalize() {
+        Ok(target) if target.is_dir() => {
+            Err(Error::Invalid(format!("{} is a folder: name the file", out.display())))
+        }
+        target => Ok(target.ok()),
+    }
+}
+
+fn part_of_source(out: &Path) -> Error {
+    Error::Invalid(format!(
+        "{} is part of the checkpoint: choose another name for the output",
+        out.display()
+    ))
 }
 
 /// Reads the written file back: every tensor is there with its format and sizes.

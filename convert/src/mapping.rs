@@ -8,7 +8,7 @@ use crate::{
     shapes::{self, Embedding},
     source::{Entry, Source, Tensor},
 };
-use pith::{Error, Result};
+use pith::{Error, Result, quant::Format};
 use pith_models::{Fold, HEAD_SOURCES, HEAD_TENSOR, Hp, Join, Need, QkNorm, TensorRow};
 use std::{
     borrow::Cow,
@@ -43,6 +43,13 @@ pub(crate) enum Values<'a> {
     },
     /// Computed from the configuration, or put together of small tensors.
     Computed(Vec<f32>),
+    /// A tensor of a GGUF file: whole blocks.
+    Encoded {
+        /// How they are stored.
+        format: Format,
+        /// The blocks.
+        data: &'a [u8],
+    },
 }
 
 impl Mapped<'_> {
@@ -60,7 +67,7 @@ impl Mapped<'_> {
     pub fn load<'s>(&self, source: &'s Source) -> Result<Cow<'s, [u8]>> {
         match &self.values {
             Values::Source { tensor, .. } => source.load(tensor),
-            Values::Computed(_) => Ok(Cow::Borrowed(&[])),
+            Values::Computed(_) | Values::Encoded { .. } => Ok(Cow::Borrowed(&[])),
         }
     }
 
@@ -69,6 +76,11 @@ impl Mapped<'_> {
     pub fn read(&self, data: &[u8], first: usize, out: &mut [f32]) {
         match &self.values {
             Values::Computed(values) => out.copy_from_slice(&values[first..first + out.len()]),
+            Values::Encoded { format, data } => {
+                // Rows are whole blocks, so that `first` begins one.
+                let bytes = |values: usize| values / format.block_len() * format.block_bytes();
+                format.decode(&data[bytes(first)..bytes(first + out.len())], out);
+            }
             Values::Source { parts, add, .. } => {
                 // Vectors are matrices of one column here, see `View`.
                 let n_in = parts[0].view.n_in();

@@ -5,7 +5,7 @@ use crate::{
     Options,
     config::{Classifier, Config, Number, token_ids},
     source::{Source, read_json},
-    tokenizer,
+    tokenizer::{self, Imported},
     write::Job,
 };
 use pith::{
@@ -18,16 +18,25 @@ use serde_json::Value;
 use std::{collections::HashSet, path::Path};
 
 /// `general.quantization_version`: llama.cpp's layout of quantized blocks since May 2023.
-const QUANTIZATION_VERSION: u32 = 2;
+pub(crate) const QUANTIZATION_VERSION: u32 = 2;
 
 /// A writer with all keys of the model. What the file leaves out goes to `ignored`.
 pub(crate) fn metadata(
     source: &Source,
-    config: &Config,
+    config: &mut Config,
     options: &Options,
     jobs: &[Job<'_>],
     ignored: &mut Vec<(String, String)>,
 ) -> Result<Writer> {
+    let imported = match options.no_tokenizer {
+        true => None,
+        false => {
+            let (folder, n_vocab) = (source.folder(), config.size(Hp::NVocab));
+            let mut imported = tokenizer::import(folder, n_vocab, &options.allow_unknown)?;
+            config.allowed.append(&mut imported.allowed);
+            Some(imported)
+        }
+    };
     let family = config.family;
     let mut keys = Keys { writer: Writer::default(), known: HashSet::new() };
     keys.set("general.architecture", OwnedValue::String(family.arch.into()))?;
@@ -57,7 +66,10 @@ pub(crate) fn metadata(
     if !config.allowed.is_empty() {
         keys.set("pith.convert.allowed_unknown", OwnedValue::Strings(config.allowed.clone()))?;
     }
-    set_tokenizer(&mut keys, source.folder(), config, options, ignored)?;
+    match imported {
+        None => keys.set("tokenizer.ggml.model", OwnedValue::String("none".into()))?,
+        Some(imported) => set_tokenizer(&mut keys, source.folder(), config, imported, ignored)?,
+    }
     Ok(keys.writer)
 }
 
@@ -122,7 +134,7 @@ fn folder_name(folder: &Path) -> String {
 }
 
 /// The format of most matrix values.
-fn most_common(jobs: &[Job<'_>]) -> Format {
+pub(crate) fn most_common(jobs: &[Job<'_>]) -> Format {
     let values = |format: &Format| -> usize {
         let with = jobs.iter().filter(|job| job.choice.format == *format);
         with.map(|job| job.mapped.n_values()).sum()
@@ -136,14 +148,10 @@ fn set_tokenizer(
     keys: &mut Keys,
     folder: &Path,
     config: &Config,
-    options: &Options,
+    imported: Imported,
     ignored: &mut Vec<(String, String)>,
 ) -> Result<()> {
-    if options.no_tokenizer {
-        return keys.set("tokenizer.ggml.model", OwnedValue::String("none".into()));
-    }
     let n_vocab = config.size(Hp::NVocab);
-    let imported = tokenizer::import(folder, n_vocab)?;
     for (key, value) in imported.keys {
         keys.set(&key, value)?;
     }

@@ -35,6 +35,9 @@ pub struct Report {
     pub adapters: Vec<(String, usize)>,
     /// Source tensors that were rearranged or changed, with what was done.
     pub folded: Vec<(String, &'static str)>,
+    /// Tensors that were quantized in the source already and got another format, with their old one:
+    /// what the first rounding lost, the second loses again.
+    pub requantized: Vec<(String, Format)>,
     /// Configuration keys that were ignored on the caller's word.
     pub allowed_unknown: Vec<String>,
     /// How long it took.
@@ -102,6 +105,11 @@ impl Report {
             .iter()
             .map(|(folder, tensors)| json!({"folder": folder, "tensors": tensors}))
             .collect();
+        let requantized: Value = self
+            .requantized
+            .iter()
+            .map(|(name, from)| json!({"tensor": name, "from": from.name()}))
+            .collect();
         json!({
             "family": self.family,
             "architecture": self.arch,
@@ -120,6 +128,7 @@ impl Report {
             "ignored": pairs(&self.ignored),
             "adapters": adapters,
             "folded": folded,
+            "requantized": requantized,
             "allowed_unknown": self.allowed_unknown,
             "seconds": self.elapsed.as_secs_f64(),
         })

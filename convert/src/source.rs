@@ -3,19 +3,20 @@
 //! The container is told by content, never by file name. Files are mapped; a tensor is a checked
 //! view of a map, and its values are decoded to f32 row by row as they are asked for.
 
+mod checksum;
 pub mod hdf5;
 pub mod msgpack;
 pub mod pickle;
 pub mod safetensors;
 mod state_dict;
+pub mod tf_bundle;
 pub mod torch;
 pub mod torch_legacy;
 mod view;
 mod wrappers;
 pub mod zip;
 
-pub(crate) use zip::check_crc;
-
+pub use checksum::Checksum;
 pub use view::View;
 
 use pith::{Error, Result, bytes::Bytes};
@@ -96,8 +97,8 @@ pub enum Data {
     Mapped {
         /// Place in the file.
         range: Range<usize>,
-        /// Their CRC-32, where the container has one.
-        crc: Option<u32>,
+        /// Their checksum, where the container has one.
+        crc: Option<Checksum>,
     },
     /// Unpacked when asked for.
     Packed(Arc<dyn Packed>),
@@ -132,6 +133,13 @@ pub struct Leftover {
     pub value: Value,
     /// Whether it lies beside the state dict (an optimizer, an epoch) and not in it.
     pub beside: bool,
+}
+
+impl Leftover {
+    /// Something whose value doesn't matter.
+    pub(crate) fn new(name: impl Into<String>, what: &'static str, beside: bool) -> Leftover {
+        Leftover { name: name.into(), what, value: Value::Null, beside }
+    }
 }
 
 /// An open checkpoint.
@@ -194,7 +202,11 @@ impl Source {
         } else {
             let is_first = weights.file_name().is_some_and(|name| name == FIRST_RANK);
             let bytes = map_file(&weights)?;
-            source.add_file(weights, bytes)?;
+            if tf_bundle::is_table(&bytes) {
+                source.add_bundle(weights, bytes)?;
+            } else {
+                source.add_file(weights, bytes)?;
+            }
             if is_first {
                 source.add_ranks()?;
             }
@@ -383,7 +395,7 @@ impl Source {
                 if let Some(crc) = *crc
                     && checked.insert((tensor.file, range.start))
                 {
-                    zip::check_crc(bytes, crc, &entry.name, range.start)
+                    crc.check(bytes, &entry.name, range.start)
                         .map_err(|error| in_file(error, path))?;
                 }
                 Ok(Cow::Borrowed(bytes))
@@ -486,10 +498,14 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         return Ok((folder.to_owned(), path.to_owned()));
     }
     let found = FILES.iter().map(|name| path.join(name)).find(|file| file.exists());
+    let found = match found {
+        Some(found) => Some(found),
+        None => tf_bundle::find(path)?,
+    };
     let found = found.ok_or_else(|| {
         Error::Invalid(format!(
-            "no weights in {}: none of {} is there; name the weight file itself if it is called \
-             otherwise",
+            "no weights in {}: none of {}, model.ckpt.index is there; name the weight file itself \
+             if it is called otherwise",
             path.display(),
             FILES.join(", ")
         ))
@@ -569,6 +585,9 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
         [_, _, _, _, _, _, _, _, b'{', ..] => Ok((safetensors::read(file)?, Vec::new())),
         // A map whose first key is a string.
         [0x81..=0x8f, 0xa0..=0xbf | 0xd9..=0xdb, ..] | [0xde | 0xdf, ..] => msgpack::read(file),
+        _ if tf_bundle::is_table(file) => {
+            refuse("the index of a TensorFlow checkpoint, which is read from its folder alone")
+        }
         _ => refuse("neither safetensors, nor a file of torch.save, nor HDF5, nor Flax's msgpack"),
     }
 }

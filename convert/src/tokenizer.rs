@@ -1,20 +1,22 @@
 //! The tokenizer's files to GGUF keys, by structure: what each stage is, not which model it came
-//! with, so that retrained and extended vocabularies come through. Two layouts: `tokenizer.json`,
-//! or `vocab.json` with `merges.txt` as GPT-2 and OPT have them. A key that pith doesn't know stops
-//! the import, for ids that differ quietly are worse than no file.
+//! with, so that retrained and extended vocabularies come through. Three layouts: `tokenizer.json`; a
+//! SentencePiece model (`tokenizer.model`); `vocab.json` with `merges.txt` as GPT-2 and OPT have them, or
+//! `encoder.json` with `vocab.bpe`, OpenAI's names. A key that pith doesn't know stops the import, for ids
+//! that differ quietly are worse than no file.
 
 mod object;
+mod sentencepiece;
 mod settings;
 mod structure;
 mod words;
 
 use std::path::Path;
 
-use object::{Object, read_text};
+use object::{Allowed, Object, read_text};
 use pith::{
     Error, Result,
     gguf::OwnedValue,
-    tokenizer::{Model, SpacePrefix},
+    tokenizer::{Kind, Model, SpacePrefix},
 };
 use settings::Settings;
 use structure::{Structure, Template};
@@ -29,6 +31,8 @@ pub struct Imported {
     pub n_tokens: usize,
     /// Added tokens that the embedding has no row for and that were left out.
     pub dropped: Vec<String>,
+    /// Unknown keys that were ignored on the caller's word.
+    pub allowed: Vec<String>,
 }
 
 /// All that is known before keys are made of it.
@@ -46,23 +50,31 @@ struct Source {
 }
 
 /// Reads the tokenizer in `folder` for an embedding of `n_vocab` rows. Rows without a token get
-/// `[PAD<i>]`, of type unused.
+/// `[PAD<i>]`, of type unused. Keys in `allow` pass even if unknown.
 ///
 /// # Errors
 /// No tokenizer is there; a stage, setting or token that pith can't reproduce; files that
 /// contradict each other; an ordinary token that the embedding has no row for.
-pub fn import(folder: &Path, n_vocab: usize) -> Result<Imported> {
-    let settings = Settings::read(folder)?;
+pub fn import(folder: &Path, n_vocab: usize, allow: &[String]) -> Result<Imported> {
+    let mut allowed = Allowed { keys: allow, used: Vec::new() };
+    let mut settings = Settings::read(folder, &mut allowed)?;
     let mut source = match read_text(folder, "tokenizer.json")? {
-        Some(text) => from_json(text, &settings)?,
-        None => from_vocab(folder, &settings)?,
+        Some(text) => from_json(text, &settings, &mut allowed)?,
+        None => match sentencepiece::find(folder)? {
+            Some(model) => from_sentencepiece(model, &mut settings)?,
+            None => from_vocab(folder, &mut settings)?,
+        },
     };
     apply(&mut source, &settings)?;
-    keys(source, &settings, n_vocab)
+    let mut imported = keys(source, &settings, n_vocab)?;
+    imported.allowed = allowed.used;
+    imported.allowed.sort_unstable();
+    imported.allowed.dedup();
+    Ok(imported)
 }
 
 /// `tokenizer.json`.
-fn from_json(text: String, settings: &Settings) -> Result<Source> {
+fn from_json(text: String, settings: &Settings, allowed: &mut Allowed<'_>) -> Result<Source> {
     let mut json = Object::parse("tokenizer.json", &text)?;
     // Limits and batches: pith neither cuts nor pads.
     json.harmless(&["version", "truncation", "padding"]);
@@ -71,7 +83,7 @@ fn from_json(text: String, settings: &Settings) -> Result<Source> {
     let added = json.list("added_tokens")?;
     let place = json.place("model");
     let mut model = Object::new(place.clone(), json.need("model")?)?;
-    json.done()?;
+    json.done_but(allowed)?;
 
     // Files from before the key existed are BPE if they have merges.
     let kind = model.string("type")?.unwrap_or_else(|| "BPE".into());
@@ -94,7 +106,7 @@ fn from_json(text: String, settings: &Settings) -> Result<Source> {
     let fuse_unknown = model.flag("fuse_unk")?.unwrap_or(false);
     let byte_fallback = model.flag("byte_fallback")?.unwrap_or(false);
     let ignore_merges = model.flag("ignore_merges")?.unwrap_or(false);
-    model.done()?;
+    model.done_but(allowed)?;
     if byte_fallback && structure.model == Model::ByteLevel {
         return Err(Error::Unsupported(format!("{place}.byte_fallback with byte-level pieces")));
     }
@@ -120,12 +132,16 @@ fn from_json(text: String, settings: &Settings) -> Result<Source> {
 /// transformers builds the template of Llama and Gemma tokenizers from their settings, whatever
 /// `tokenizer.json` says.
 fn by_class(mut template: Template, words: &Words, settings: &Settings) -> Result<Template> {
-    let class = settings.class.as_deref().unwrap_or_default();
-    let class = class.strip_suffix("Fast").unwrap_or(class);
-    if matches!(class, "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer") {
+    if settings.class.as_deref().is_some_and(is_llama) {
         override_template(&mut template, words, settings)?;
     }
     Ok(template)
+}
+
+/// Whether transformers' class is Llama's or works as it does.
+fn is_llama(class: &str) -> bool {
+    let class = class.strip_suffix("Fast").unwrap_or(class);
+    matches!(class, "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer")
 }
 
 /// Takes BOS and EOS from the settings where these say something.
@@ -150,27 +166,42 @@ fn override_template(template: &mut Template, words: &Words, settings: &Settings
     Ok(())
 }
 
-/// `vocab.json` and `merges.txt`: GPT-2's byte-level BPE, which OPT and old checkpoints use.
-fn from_vocab(folder: &Path, settings: &Settings) -> Result<Source> {
-    let (vocab, merges) = (read_text(folder, "vocab.json")?, read_text(folder, "merges.txt")?);
-    let (Some(vocab), Some(merges)) = (vocab, merges) else {
+/// The two files of byte-level BPE: Hugging Face's names, then OpenAI's.
+const VOCABS: [(&str, &str); 2] = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")];
+/// GPT-2's only special token, which its code knows without a setting.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Vocabulary and merges: GPT-2's byte-level BPE, which OPT and old checkpoints use.
+fn from_vocab(folder: &Path, settings: &mut Settings) -> Result<Source> {
+    let mut found = None;
+    for (vocab, merges) in VOCABS {
+        if let Some(text) = read_text(folder, vocab)? {
+            let more = read_text(folder, merges)?.ok_or_else(|| {
+                Error::Unsupported(format!("{vocab} without {merges} in {}", folder.display()))
+            })?;
+            found = Some((vocab, text, merges, more));
+            break;
+        }
+    }
+    let Some((vocab_file, vocab, merges_file, merges)) = found else {
         return Err(missing(folder));
     };
     let class = settings.class.as_deref().unwrap_or("GPT2Tokenizer");
     if !matches!(class, "GPT2Tokenizer" | "GPT2TokenizerFast") {
         return Err(Error::Unsupported(format!(
-            "vocab.json of a {class}: save it with transformers' fast tokenizer, so that there is \
+            "{vocab_file} of a {class}: save it with transformers' fast tokenizer, so that there is \
              a tokenizer.json"
         )));
     }
     let mut words = Words::default();
-    words.read_ids("vocab.json", Object::parse("vocab.json", &vocab)?.rest().into())?;
+    words.read_ids(vocab_file, Object::parse(vocab_file, &vocab)?.rest().into())?;
     let lines = merges.lines().filter(|l| !l.starts_with("#version") && !l.is_empty());
-    words.read_merges("merges.txt", lines.map(Into::into).collect())?;
+    words.read_merges(merges_file, lines.map(Into::into).collect())?;
     let mut template = Template::default();
-    // GPT-2's special token is in the vocabulary, but only the class says that it is special.
-    if settings.eos.is_none() && words.ids.contains_key("<|endoftext|>") {
-        words.add(None, AddedToken::special("<|endoftext|>".into()))?;
+    // The token is in the vocabulary, but only the class says that it begins and ends texts.
+    if settings.eos.is_none() && words.ids.contains_key(END_OF_TEXT) {
+        settings.eos = Some(END_OF_TEXT.into());
+        settings.bos = settings.bos.take().or_else(|| settings.eos.clone());
     }
     let settings_tokens = [&settings.bos, &settings.eos, &settings.unknown, &settings.padding];
     for text in settings_tokens.into_iter().flatten() {
@@ -194,22 +225,85 @@ fn from_vocab(folder: &Path, settings: &Settings) -> Result<Source> {
     })
 }
 
-/// Says what would do instead of a file of another program.
+/// Says what is looked for, and what would do instead of a file of another program.
 fn missing(folder: &Path) -> Error {
-    let instead = match ["tokenizer.model", "meta.pkl"].map(|file| folder.join(file).exists()) {
-        [true, _] => {
-            "; tokenizer.model alone isn't read: load it with transformers' AutoTokenizer and save \
-             it there, so that there is a tokenizer.json"
-        }
-        [_, true] => "; meta.pkl holds nanoGPT's table of characters, a pickle that isn't read",
-        _ => "",
+    let instead = match folder.join("meta.pkl").exists() {
+        true => "; meta.pkl holds nanoGPT's table of characters, a pickle that isn't read",
+        false => "",
     };
     Error::Unsupported(format!(
-        "no tokenizer in {}: wanted tokenizer.json, or vocab.json and merges.txt, as GPT-2's are \
-         where a model was trained with its vocabulary{instead}. Without one, --no-tokenizer writes \
-         a file that runs on token ids only",
+        "no tokenizer in {}: wanted tokenizer.json, tokenizer.model (SentencePiece), vocab.json and \
+         merges.txt, or encoder.json and vocab.bpe, as GPT-2's are where a model was trained with its \
+         vocabulary{instead}. Without one, --no-tokenizer writes a file that runs on token ids only",
         folder.display()
     ))
+}
+
+/// A SentencePiece model of type BPE. What its own code does with a text, and what transformers puts
+/// around it: BOS unless a setting says otherwise.
+fn from_sentencepiece(model: sentencepiece::Model, settings: &mut Settings) -> Result<Source> {
+    // Other classes give the pieces other ids, or put other tokens around a text.
+    let class = settings.class.as_deref().unwrap_or("LlamaTokenizer");
+    if !is_llama(class) {
+        return Err(Error::Unsupported(format!(
+            "{} of a {class}: save it with transformers' fast tokenizer, so that there is a \
+             tokenizer.json",
+            model.file
+        )));
+    }
+    let mut words = Words::default();
+    let mut scores = Vec::with_capacity(model.pieces.len());
+    for (id, piece) in (0u32..).zip(&model.pieces) {
+        words.read_piece(&model.file, id, &piece.text)?;
+        scores.push(piece.score);
+        let special = match piece.kind {
+            Kind::Unknown | Kind::Control => true,
+            Kind::User => false,
+            _ => continue,
+        };
+        // SentencePiece looks for them behind the normalization, where spaces are marks. With a space
+        // in front of the text that would be another one for each token: as in transformers, they then
+        // stand alone, and the text behind one begins as any text.
+        let normalized = !special && !model.add_dummy_prefix;
+        let text = piece.text.clone();
+        words.add(Some(id), AddedToken { text, special, normalized, ..AddedToken::default() })?;
+    }
+    words.scores = Some(scores);
+    for (slot, piece) in [
+        (&mut settings.bos, &model.bos),
+        (&mut settings.eos, &model.eos),
+        (&mut settings.padding, &model.padding),
+    ] {
+        let known = words.ids.get(piece).is_some_and(|id| words.added.contains_key(id));
+        if slot.is_none() && known {
+            *slot = Some(piece.clone());
+        }
+    }
+    if settings.bos.is_some() {
+        settings.add_bos = settings.add_bos.or(Some(true));
+    }
+    let mut template = Template::default();
+    override_template(&mut template, &words, settings)?;
+    let space_prefix = match (model.add_dummy_prefix, settings.legacy) {
+        (false, _) => SpacePrefix::Never,
+        (true, Some(false)) => SpacePrefix::First,
+        (true, _) => SpacePrefix::Every,
+    };
+    Ok(Source {
+        structure: Structure {
+            model: Model::SentencePiece,
+            pre: "default",
+            nfc: false,
+            space_prefix,
+        },
+        words,
+        unknown: Some(model.unknown),
+        fuse_unknown: true,
+        byte_fallback: model.byte_fallback,
+        ignore_merges: false,
+        template,
+        json: None,
+    })
 }
 
 /// What the settings change, whichever files the vocabulary came from.
@@ -271,8 +365,12 @@ fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported>
     keys.string("tokenizer.ggml.pre", structure.pre);
     let pairs =
         || OwnedValue::Strings(words.merges.iter().map(|(a, b)| format!("{a} {b}")).collect());
-    if sentencepiece {
-        let (scores, exact) = words.scores(&kinds);
+    if let Some(scores) = &words.scores {
+        let score = |id: usize| scores.get(id).copied().unwrap_or(UNUSED_SCORE);
+        let scores = (0..n_vocab).map(score).collect();
+        keys.set("tokenizer.ggml.scores", OwnedValue::F32s(scores));
+    } else if sentencepiece {
+        let (scores, exact) = words.merge_scores(&kinds);
         keys.set("tokenizer.ggml.scores", OwnedValue::F32s(scores));
         // llama.cpp reads the scores alone, which then come close.
         if !exact {
@@ -306,8 +404,11 @@ fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported>
         keys.string("tokenizer.huggingface.json", json);
     }
     let dropped = dropped.into_iter().map(|(_, text)| text).collect();
-    Ok(Imported { keys: keys.0, n_tokens, dropped })
+    Ok(Imported { keys: keys.0, n_tokens, dropped, allowed: Vec::new() })
 }
+
+/// The score of a row without a token, as llama.cpp writes it.
+const UNUSED_SCORE: f32 = -1000.0;
 
 /// The list of keys being made.
 struct Keys(Vec<(String, OwnedValue)>);

@@ -76,10 +76,19 @@ fn write_tensor(
     // Blocks lie behind each other without regard to rows, so a piece of rows is one encode.
     let bytes = |values: usize| values / format.block_len() * format.block_bytes();
     let (batch, piece) = (whole_rows(BATCH), whole_rows(PIECE));
+    // What is in the wanted format already is copied: decoding and encoding again might change it.
+    let stored = match &mapped.values {
+        Values::Encoded { format: stored, data } if *stored == format => Some(*data),
+        _ => None,
+    };
     let mut encoded = Vec::new();
     for first in (0..mapped.n_values()).step_by(batch) {
         before(bytes(first) as u64)?;
         let len = batch.min(mapped.n_values() - first);
+        if let Some(stored) = stored {
+            file.append(&mapped.name, &stored[bytes(first)..bytes(first + len)])?;
+            continue;
+        }
         encoded.resize(bytes(len), 0);
         let encode = |(i, out): (usize, &mut [u8])| {
             let at = i * piece;
@@ -99,7 +108,7 @@ fn write_tensor(
 fn check_values(values: &[f32], format: Format, mapped: &Mapped<'_>) -> Result<()> {
     let name = match &mapped.values {
         Values::Source { tensor, .. } => &tensor.entry.name,
-        Values::Computed(_) => &mapped.name,
+        Values::Computed(_) | Values::Encoded { .. } => &mapped.name,
     };
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
         return Err(Error::Unsupported(format!(

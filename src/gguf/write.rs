@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, MAX_GGML_NAME, MAX_KEY, MAX_KEYS,
-    MAX_TENSORS, Type, n_bytes,
+    MAX_TENSORS, Type, Value, n_bytes,
 };
 use crate::{Error, Result, quant::Format};
 
@@ -88,6 +88,33 @@ fn put_array<T>(out: &mut Vec<u8>, of: Type, values: &[T], each: impl Fn(&mut Ve
     values.iter().for_each(|v| each(out, v));
 }
 
+/// A value as it was read. An array's bytes are those of the file, checked when it was parsed.
+fn put_value(out: &mut Vec<u8>, value: &Value<'_>) {
+    let of = value.value_type();
+    match value {
+        Value::U8(v) => put(out, of, &v.to_le_bytes()),
+        Value::I8(v) => put(out, of, &v.to_le_bytes()),
+        Value::U16(v) => put(out, of, &v.to_le_bytes()),
+        Value::I16(v) => put(out, of, &v.to_le_bytes()),
+        Value::U32(v) => put(out, of, &v.to_le_bytes()),
+        Value::I32(v) => put(out, of, &v.to_le_bytes()),
+        Value::F32(v) => put(out, of, &v.to_le_bytes()),
+        Value::Bool(v) => put(out, of, &[u8::from(*v)]),
+        Value::U64(v) => put(out, of, &v.to_le_bytes()),
+        Value::I64(v) => put(out, of, &v.to_le_bytes()),
+        Value::F64(v) => put(out, of, &v.to_le_bytes()),
+        Value::String(v) => {
+            put(out, of, &[]);
+            put_string(out, v);
+        }
+        Value::Array(v) => {
+            put(out, of, &(v.element_type() as u32).to_le_bytes());
+            out.extend((v.len() as u64).to_le_bytes());
+            out.extend(v.bytes);
+        }
+    }
+}
+
 /// A tensor that has been declared.
 struct Declared {
     name: String,
@@ -153,7 +180,27 @@ impl Writer {
         self.insert(key, &value)
     }
 
+    /// Adds a key with the value that it has in another file, of whatever type.
+    ///
+    /// # Errors
+    /// As [`Writer::set`].
+    pub fn copy(&mut self, key: &str, value: &Value<'_>) -> Result<()> {
+        if key == ALIGNMENT_KEY {
+            return Err(Error::Invalid(format!("{key} is given to Writer::new")));
+        }
+        self.add_key(key)?;
+        put_value(&mut self.metadata, value);
+        Ok(())
+    }
+
     fn insert(&mut self, key: &str, value: &OwnedValue) -> Result<()> {
+        self.add_key(key)?;
+        value.put(&mut self.metadata);
+        Ok(())
+    }
+
+    /// Begins a key's entry.
+    fn add_key(&mut self, key: &str) -> Result<()> {
         if key.is_empty() || key.len() > MAX_KEY {
             let fault = format!("a metadata key has {} bytes, wanted 1 to {MAX_KEY}", key.len());
             return Err(Error::Invalid(fault));
@@ -165,7 +212,6 @@ impl Writer {
             return Err(Error::Invalid(format!("metadata key {key} is set twice")));
         }
         put_string(&mut self.metadata, key);
-        value.put(&mut self.metadata);
         Ok(())
     }
 

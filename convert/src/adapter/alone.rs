@@ -190,7 +190,7 @@ fn job(mapped: Mapped<'_>, target: Target) -> Result<Job<'_>> {
                 format.name()
             )));
         }
-        (Target::Source, Values::Computed(_)) => Format::F32,
+        (Target::Source, Values::Computed(_) | Values::Encoded { .. }) => Format::F32,
         (Target::Source, Values::Source { tensor, .. }) => match tensor.entry.dtype {
             Dtype::F16 => Format::F16,
             Dtype::BF16 => Format::BF16,

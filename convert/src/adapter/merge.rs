@@ -10,7 +10,7 @@ use super::{Adapter, LowRank, finite, settings::names_module};
 use crate::{
     config::Config,
     mapping,
-    source::{Data, Dtype, Entry, Packed, Source, Tensor, View, contiguous, zip::check_crc},
+    source::{Data, Dtype, Entry, Packed, Source, Tensor, View, contiguous},
 };
 use pith::{Error, Result};
 use pith_models::{Fold, Need, TensorRow};
@@ -290,7 +290,7 @@ impl Packed for Changed {
             Data::Mapped { range, crc } => {
                 let bytes = &file[range.clone()];
                 if let Some(crc) = *crc {
-                    check_crc(bytes, crc, &format!("{self:?}"), range.start)?;
+                    crc.check(bytes, &format!("{self:?}"), range.start)?;
                 }
                 self.view.read(bytes, 0, &mut values);
             }

@@ -12,7 +12,6 @@ use crate::source::{Data, Entry, Leftover, Source, Tensor, read_json};
 use joined::{Joined, Part};
 use params::Params;
 use pith::{Error, Result};
-use serde_json::Value;
 use std::sync::Arc;
 
 const EMBEDDING: &str = "tok_embeddings.weight";
@@ -62,12 +61,7 @@ pub(super) fn translate(source: &mut Source) -> Result<()> {
     for ranks in tensors.chunk_by(|a, b| a.entry.name == b.entry.name) {
         let name = &ranks[0].entry.name;
         if name == "rope.freqs" {
-            source.leave(Leftover {
-                name: name.clone(),
-                what: "a table of rope's frequencies",
-                value: Value::Null,
-                beside: true,
-            });
+            source.leave(Leftover::new(name.clone(), "a table of rope's frequencies", true));
             continue;
         }
         let (name, split) = rename(name);

@@ -70,12 +70,7 @@ pub fn read(file: &[u8]) -> Result<(Vec<Entry>, Vec<Leftover>)> {
                 entries.push(entry);
             }
             dataset::Found::Other(what) => {
-                leftovers.push(Leftover {
-                    name: path,
-                    what,
-                    beside: false,
-                    value: serde_json::Value::Null,
-                });
+                leftovers.push(Leftover::new(path, what, false));
             }
         }
     }

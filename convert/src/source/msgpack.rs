@@ -117,12 +117,7 @@ impl Tree {
             Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => {
                 reader.at = at;
                 reader.text()?;
-                self.leftovers.push(Leftover {
-                    name,
-                    what: "a string",
-                    beside: false,
-                    value: serde_json::Value::Null,
-                });
+                self.leftovers.push(Leftover::new(name, "a string", false));
                 return Ok(());
             }
             Marker::FixArray(_) | Marker::Array16 | Marker::Array32 | Marker::Reserved => {
@@ -134,12 +129,7 @@ impl Tree {
             }
         };
         reader.take(scalar)?;
-        self.leftovers.push(Leftover {
-            name,
-            what: "a number",
-            beside: false,
-            value: serde_json::Value::Null,
-        });
+        self.leftovers.push(Leftover::new(name, "a number", false));
         Ok(())
     }
 
@@ -150,12 +140,7 @@ impl Tree {
                 let data = Data::Mapped { range, crc: None };
                 self.push(name, dtype, shape, data);
             }
-            (_, _) => self.leftovers.push(Leftover {
-                name,
-                what: "a number",
-                beside: false,
-                value: serde_json::Value::Null,
-            }),
+            (_, _) => self.leftovers.push(Leftover::new(name, "a number", false)),
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `torch.save` files: the state dict in `data.pkl`, its storages beside it in the archive.
 
 use super::{
-    Data, Entry, Leftover,
+    Checksum, Data, Entry, Leftover,
     pickle::{Pickle, Tensor},
     state_dict, zip,
 };
@@ -81,7 +81,7 @@ impl<'a> Archive<'a> {
             shape: tensor.shape.clone(),
             strides: tensor.strides.clone(),
             offset: tensor.offset,
-            data: Data::Mapped { range: entry.data.clone(), crc: Some(entry.crc) },
+            data: Data::Mapped { range: entry.data.clone(), crc: Some(Checksum::Crc32(entry.crc)) },
         })
     }
 }

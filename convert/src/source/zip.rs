@@ -6,6 +6,7 @@
 //! that is refused; what scanners were fooled with (a local header that disagrees with the central
 //! one, overlapping or duplicate entries, a comment that hides a second directory) is too.
 
+use super::Checksum;
 use pith::{Error, Result};
 use std::{collections::HashSet, ops::Range};
 
@@ -27,21 +28,9 @@ impl<'a> Entry<'a> {
     /// [`Error::Malformed`] where the CRC differs.
     pub fn bytes(&self, file: &'a [u8]) -> Result<&'a [u8]> {
         let bytes = &file[self.data.clone()];
-        check_crc(bytes, self.crc, self.name, self.data.start)?;
+        Checksum::Crc32(self.crc).check(bytes, self.name, self.data.start)?;
         Ok(bytes)
     }
-}
-
-/// Compares the CRC-32 of `bytes`, an entry called `name` at offset `at` of its file.
-pub(crate) fn check_crc(bytes: &[u8], wanted: u32, name: &str, at: usize) -> Result<()> {
-    let got = crc32fast::hash(bytes);
-    if got != wanted {
-        return Err(fault(
-            at,
-            format!("entry `{name}` has CRC-32 {got:08x}, its header says {wanted:08x}"),
-        ));
-    }
-    Ok(())
 }
 
 const END: u32 = 0x0605_4b50;

@@ -11,6 +11,13 @@ pub(super) struct Object {
     keys: Map<String, Value>,
 }
 
+/// Keys that may be unknown on the caller's word.
+pub(super) struct Allowed<'a> {
+    pub(super) keys: &'a [String],
+    /// Those that were there.
+    pub(super) used: Vec<String>,
+}
+
 impl Object {
     /// Reads a file; `None` if there is none.
     pub(super) fn read(dir: &Path, file: &'static str) -> Result<Option<Object>> {
@@ -112,13 +119,24 @@ impl Object {
         keys.iter().for_each(|&key| drop(self.take(key)));
     }
 
+    /// Nothing but nulls and keys that the caller allows is left.
+    pub(super) fn done_but(mut self, allowed: &mut Allowed<'_>) -> Result<()> {
+        for key in allowed.keys {
+            if self.take(key).is_some() {
+                allowed.used.push(key.clone());
+            }
+        }
+        self.done()
+    }
+
     /// Nothing but nulls is left.
     pub(super) fn done(mut self) -> Result<()> {
         let left = self.rest().into_iter().find(|(_, value)| !value.is_null());
         match left {
             None => Ok(()),
             Some((key, value)) => Err(Error::Unsupported(format!(
-                "{} = {}: pith doesn't know this key, and ignoring it could change the ids",
+                "{} = {}: pith doesn't know this key, and ignoring it could change the ids. If it \
+                 doesn't, pass --allow-unknown {key}",
                 self.place(&key),
                 short(&value)
             ))),
@@ -140,12 +158,30 @@ pub(super) fn short(value: &Value) -> String {
     }
 }
 
+/// The longest file of a tokenizer that is read.
+pub(super) const MAX_FILE: u64 = 256 << 20;
+
 /// Reads a text file; `None` if there is none.
 pub(super) fn read_text(dir: &Path, file: &str) -> Result<Option<String>> {
+    let Some(bytes) = read_bytes(dir, file, MAX_FILE)? else { return Ok(None) };
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| Error::malformed("JSON", format!("{file} is not UTF-8")))
+}
+
+/// Reads a regular file of at most `most` bytes; `None` if there is none.
+pub(super) fn read_bytes(dir: &Path, file: &str, most: u64) -> Result<Option<Vec<u8>>> {
     let path = dir.join(file);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
+    let kind = match std::fs::metadata(&path) {
+        Ok(kind) => kind,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", path)(e)),
+    };
+    if !kind.is_file() || kind.len() > most {
+        return Err(Error::Invalid(format!(
+            "{} is no regular file of at most {most} bytes",
+            path.display()
+        )));
     }
+    std::fs::read(&path).map(Some).map_err(Error::io("read", path))
 }

@@ -7,7 +7,7 @@ use pith::{Error, Result};
 use serde_json::Value;
 
 use super::{
-    object::{Object, read_text, short, wrong},
+    object::{Allowed, Object, read_text, short, wrong},
     words::AddedToken,
 };
 
@@ -48,7 +48,6 @@ const HARMLESS: &[&str] = &[
     "spaces_between_special_tokens",
     "errors",
     // The slow tokenizer; `tokenizer.json` is what counts.
-    "legacy",
     "sp_model_kwargs",
     "use_default_system_prompt",
     "vocab_size",
@@ -72,6 +71,8 @@ pub(super) struct Settings {
     pub(super) add_bos: Option<bool>,
     pub(super) add_eos: Option<bool>,
     pub(super) add_prefix_space: Option<bool>,
+    /// How transformers treats a SentencePiece model; where there is a `tokenizer.json`, that counts.
+    pub(super) legacy: Option<bool>,
     pub(super) chat_template: Option<String>,
     /// Special tokens beside the four.
     pub(super) specials: Vec<String>,
@@ -82,13 +83,13 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads the folder's `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`
     /// and `chat_template.jinja`, as far as they are there.
-    pub(super) fn read(dir: &Path) -> Result<Settings> {
+    pub(super) fn read(dir: &Path, allowed: &mut Allowed<'_>) -> Result<Settings> {
         let mut settings = Settings::default();
         if let Some(config) = Object::read(dir, "tokenizer_config.json")? {
-            settings.config(config)?;
+            settings.config(config, allowed)?;
         }
         if let Some(map) = Object::read(dir, "special_tokens_map.json")? {
-            settings.specials_map(map)?;
+            settings.specials_map(map, allowed)?;
         }
         if let Some(mut added) = Object::read(dir, "added_tokens.json")? {
             settings.added_map(&mut added)?;
@@ -99,12 +100,13 @@ impl Settings {
         Ok(settings)
     }
 
-    fn config(&mut self, mut config: Object) -> Result<()> {
+    fn config(&mut self, mut config: Object, allowed: &mut Allowed<'_>) -> Result<()> {
         self.class = config.string("tokenizer_class")?;
         self.tokens(&mut config)?;
         self.add_bos = config.flag("add_bos_token")?;
         self.add_eos = config.flag("add_eos_token")?;
         self.add_prefix_space = config.flag("add_prefix_space")?;
+        self.legacy = config.flag("legacy")?;
         let place = config.place("chat_template");
         self.chat_template =
             config.take("chat_template").map(|v| template(&place, v)).transpose()?;
@@ -125,13 +127,13 @@ impl Settings {
             )));
         }
         config.harmless(HARMLESS);
-        config.done()
+        config.done_but(allowed)
     }
 
-    fn specials_map(&mut self, mut map: Object) -> Result<()> {
+    fn specials_map(&mut self, mut map: Object, allowed: &mut Allowed<'_>) -> Result<()> {
         self.tokens(&mut map)?;
         map.harmless(HARMLESS);
-        map.done()
+        map.done_but(allowed)
     }
 
     /// The special tokens of either file; the one read first counts.

@@ -58,6 +58,8 @@ pub(super) struct Words {
     /// Flags of the added tokens, by id.
     pub(super) added: HashMap<u32, AddedToken>,
     pub(super) merges: Vec<(String, String)>,
+    /// By id, where the vocabulary has scores and no merges.
+    pub(super) scores: Option<Vec<f32>>,
 }
 
 impl Words {
@@ -75,6 +77,18 @@ impl Words {
         if self.taken.len() != self.ids.len() {
             return Err(Error::malformed("JSON", format!("{place}: two tokens have the same id")));
         }
+        Ok(())
+    }
+
+    /// Reads one token.
+    pub(super) fn read_piece(&mut self, place: &str, id: u32, text: &str) -> Result<()> {
+        if self.ids.insert(text.to_owned(), id).is_some() {
+            return Err(Error::malformed(
+                "SentencePiece",
+                format!("{place}: the piece {text:?} is there twice"),
+            ));
+        }
+        self.taken.insert(id);
         Ok(())
     }
 
@@ -149,7 +163,7 @@ impl Words {
     /// Scores from which the runtime gets exactly these merges in this order, if there are any: a
     /// merge list from SentencePiece has every pair that makes a token, by the token's score, then
     /// the parts' ids. Scores are minus the order of the tokens that merges make.
-    pub(super) fn scores(&self, kinds: &[Kind]) -> (Vec<f32>, bool) {
+    pub(super) fn merge_scores(&self, kinds: &[Kind]) -> (Vec<f32>, bool) {
         let mut scores = vec![f32::NAN; kinds.len()];
         let mergeable = |id: u32| matches!(kinds.get(id as usize), Some(Kind::Normal | Kind::User));
         let id = |text: &str| self.ids.get(text).copied().filter(|&id| mergeable(id));

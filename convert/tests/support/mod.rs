@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod stream;
+pub mod table;
 pub mod twin;
 pub mod zip;
 

@@ -1,7 +1,7 @@
 //! A matrix put together from the parts that ranks of tensor parallelism have, with the rows of each
 //! head in Hugging Face's order.
 
-use crate::source::{Data, Dtype, Entry, Packed, check_crc};
+use crate::source::{Checksum, Data, Dtype, Entry, Packed};
 use pith::{Error, Result, bytes::Bytes};
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -25,10 +25,10 @@ impl Part {
     }
 
     /// The bytes that the matrix is a view of, checked.
-    fn bytes(&self, range: &Range<usize>, crc: Option<u32>) -> Result<&[u8]> {
+    fn bytes(&self, range: &Range<usize>, crc: Option<Checksum>) -> Result<&[u8]> {
         let bytes = &self.file[range.clone()];
         if let Some(crc) = crc {
-            check_crc(bytes, crc, &self.entry.name, range.start)?;
+            crc.check(bytes, &self.entry.name, range.start)?;
         }
         Ok(bytes)
     }
