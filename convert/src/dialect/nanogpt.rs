@@ -1,7 +1,6 @@
 //! nanoGPT's `ckpt.pt` (github.com/karpathy/nanoGPT, `train.py` and `model.py`): GPT-2 with the names
 //! of Hugging Face's, but with matrices as `nn.Linear` has them, and with `model_args` beside the
-//! weights instead of a `config.json`. Without those it isn't told: GPT-BigCode's matrices have the same
-//! names and orientation.
+//! weights instead of a `config.json`. minGPT's state dicts have the same matrices.
 
 use crate::source::{Data, Dtype, Entry, Leftover, Packed, Source, Tensor};
 use pith::{Error, Result};
@@ -41,7 +40,8 @@ pub(super) fn translate(source: &mut Source) -> Result<()> {
             entry.strides.reverse();
         }
     }
-    if args.get("bias").and_then(Value::as_bool) == Some(false) {
+    let bias = args.as_ref().and_then(|args| args.get("bias")).and_then(Value::as_bool);
+    if bias == Some(false) {
         add_biases(&mut tensors)?;
     }
     source.set_tensors(tensors);
