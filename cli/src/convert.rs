@@ -7,7 +7,7 @@ use std::{
 };
 
 use pith::{Error, Result};
-use pith_convert::{Options, Progress, Report, Target};
+use pith_convert::{Check, Options, Progress, Report, Target};
 
 use crate::{End, catch_interrupts, interrupted, progress::Bar, stdout_error};
 
@@ -34,6 +34,9 @@ pub struct Args {
     /// Ignore this configuration key although pith does not know it (may be given several times)
     #[arg(long, value_name = "KEY")]
     allow_unknown: Vec<String>,
+    /// Do not compare the written file with the checkpoint
+    #[arg(long)]
+    no_check: bool,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -64,15 +67,14 @@ pub fn run(args: &Args) -> Result<End> {
         target: Target::by_name(&args.target)?,
         allow_unknown: args.allow_unknown.clone(),
         threads: args.threads,
+        check: !args.no_check,
         ..Options::default()
     };
     let out = args.out()?;
     catch_interrupts()?;
     let mut bar = Bar::bytes();
     let report = pith_convert::convert(&args.source, &out, &options, &mut |at| {
-        if let Progress::Tensor { name, bytes_done, bytes_total, .. } = at {
-            bar.show(bytes_done, bytes_total, name);
-        }
+        show(&mut bar, at);
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     drop(bar);
@@ -86,6 +88,17 @@ pub fn run(args: &Args) -> Result<End> {
     };
     io::stdout().lock().write_all(text.as_bytes()).map_err(stdout_error)?;
     Ok(End::Done)
+}
+
+/// Bytes while tensors are written, then layers of the self-check.
+fn show(bar: &mut Bar, at: Progress<'_>) {
+    match at {
+        Progress::Tensor { name, bytes_done, bytes_total, .. } => {
+            bar.show(bytes_done, bytes_total, name);
+        }
+        Progress::Verify => *bar = Bar::steps(),
+        Progress::Check { done, total } => bar.show(done as u64, total as u64, "layers checked"),
+    }
 }
 
 fn text(report: &Report, out: &str) -> String {
@@ -102,6 +115,7 @@ fn text(report: &Report, out: &str) -> String {
     lines.extend(report.formats.iter().map(|count| {
         format!("  {:<7} {:>4} tensors  {}", count.format.name(), count.tensors, mib(count.bytes))
     }));
+    lines.push(check_text(report.check.as_ref()));
     if report.tied {
         lines.push("the output matrix is the embedding: stored once".into());
     }
@@ -113,6 +127,11 @@ fn text(report: &Report, out: &str) -> String {
             fallback.tensor, fallback.n_in
         )
     }));
+    lines.extend(
+        counted(report.folded.iter().map(|(_, how)| *how))
+            .into_iter()
+            .map(|(how, n)| format!("{n} tensor{}: {how}", if n == 1 { "" } else { "s" })),
+    );
     lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
     lines.extend(
         report
@@ -124,4 +143,31 @@ fn text(report: &Report, out: &str) -> String {
         lines.push("llama.cpp does not know this architecture; pith runs it".into());
     }
     lines.join("\n") + "\n"
+}
+
+fn check_text(check: Option<&Check>) -> String {
+    let Some(check) = check else {
+        return "not checked: the file was not run against the checkpoint".into();
+    };
+    format!(
+        "checked against the checkpoint: {} tokens, KL {:.2e} (at most {:e}), top-1 {:.0} %; \
+         rows differ by {:.2} % or less",
+        check.n_tokens,
+        check.kl,
+        check.kl_limit,
+        100.0 * check.top1,
+        100.0 * check.worst_row.0
+    )
+}
+
+/// Each text once, in the order of first occurrence, with how often it occurs.
+fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<(&'a str, usize)> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for text in texts {
+        match counts.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((text, 1)),
+        }
+    }
+    counts
 }

@@ -16,9 +16,11 @@
 //! | `tokenizer` | the tokenizer's files to GGUF keys |
 //! | `metadata` | keys of the written file |
 //! | `write` | encode in parallel, stream, in order |
+//! | [`mod@check`] | the written file against the source: numbers, rows, logits |
 //! | [`report`] | what was done |
 #![deny(unsafe_code)]
 
+pub mod check;
 pub mod config;
 mod dialect;
 mod mapping;
@@ -30,16 +32,18 @@ pub mod tokenizer;
 pub mod types;
 mod write;
 
+pub use check::Check;
 pub use report::Report;
 pub use types::Target;
 
 use config::Config;
 use mapping::{Mapped, Mapping, Values};
 use pith::{Error, Result, bytes::Bytes, gguf::Gguf, quant::Format};
-use pith_models::Fold;
+use pith_models::{Fold, Hp};
+use rayon::ThreadPool;
 use report::{Fallback, FormatCount};
 use source::{Dtype, Source};
-use std::{fs, ops::ControlFlow, path::Path, time::Instant};
+use std::{cell::RefCell, fs, ops::ControlFlow, path::Path, time::Instant};
 use write::Job;
 
 /// What a caller may choose.
@@ -55,10 +59,12 @@ pub struct Options {
     pub no_tokenizer: bool,
     /// Threads that encode; 0 for as many as the machine has.
     pub threads: usize,
+    /// Whether the written file is run, and compared with the source: see [`mod@check`].
+    pub check: bool,
 }
 
 impl Default for Options {
-    /// Q8_0, with a tokenizer.
+    /// Q8_0, with a tokenizer, checked.
     fn default() -> Self {
         Options {
             target: Target::Format(Format::Q8_0),
@@ -66,6 +72,7 @@ impl Default for Options {
             allow_unknown: Vec::new(),
             no_tokenizer: false,
             threads: 0,
+            check: true,
         }
     }
 }
@@ -86,6 +93,13 @@ pub enum Progress<'a> {
     },
     /// Read the written file back.
     Verify,
+    /// Compare the written file with the source: a layer of the model, or its head.
+    Check {
+        /// Layers before this one.
+        done: usize,
+        /// All of them, and the head.
+        total: usize,
+    },
 }
 
 /// Converts the checkpoint at `source`, a folder or a weight file in it, to a GGUF file at `out`,
@@ -102,10 +116,7 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
-    let mut source = Source::open(source)?;
-    dialect::translate(&mut source)?;
-    let json = source.config()?;
-    let mut config = Config::read(&json, &options.allow_unknown)?;
+    let (source, mut config) = open(source, options)?;
     refuse_overwrite(&source, out)?;
     let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;
     let jobs: Vec<Job<'_>> =
@@ -114,22 +125,36 @@ pub fn convert(
 
     let total: u64 = jobs.iter().map(Job::n_bytes).sum();
     let (mut tensor, mut done) = (0, 0);
+    let progress = RefCell::new(progress);
+    let tell = |at: Progress<'_>| match (progress.borrow_mut())(at) {
+        ControlFlow::Break(()) => Err(Error::Stopped),
+        ControlFlow::Continue(()) => Ok(()),
+    };
     let mut before = |i: usize, written: u64| {
         done += jobs[tensor..i].iter().map(Job::n_bytes).sum::<u64>();
         tensor = i;
-        let at = jobs.get(i).map_or(Progress::Verify, |job| Progress::Tensor {
-            name: &job.mapped.name,
-            format: job.choice.format,
-            bytes_done: done + written,
-            bytes_total: total,
-        });
-        if progress(at).is_break() { Err(Error::Stopped) } else { Ok(()) }
+        let Job { mapped, choice } = &jobs[i];
+        let bytes_done = done + written;
+        let (name, format) = (&mapped.name, choice.format);
+        tell(Progress::Tensor { name, format, bytes_done, bytes_total: total })
     };
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().map_err(|error| {
-            Error::Invalid(format!("can't start {} threads: {error}", options.threads))
-        })?;
-    let check = |written: &Path| verify(written, &jobs);
+    let pool = pool(options.threads)?;
+    let mut checked = None;
+    let check = |written: &Path| {
+        tell(Progress::Verify)?;
+        verify(written, &jobs)?;
+        // The runtime doesn't open a file without a tokenizer.
+        if options.check && !options.no_tokenizer {
+            let tensors: Vec<_> = jobs.iter().map(|job| &job.mapped).collect();
+            let total = config.size(Hp::NLayer) + 1;
+            let mut layers = 0..total;
+            let mut before =
+                || tell(Progress::Check { done: layers.next().unwrap_or(total), total });
+            let found = check::compare(&source, &config, &tensors, written, &pool, &mut before)?;
+            checked = Some(found.verdict()?);
+        }
+        Ok(())
+    };
     let bytes_out = write::write(writer, &source, &jobs, out, &pool, &mut before, check)?;
     Ok(Report {
         family: config.family.title,
@@ -144,8 +169,35 @@ pub fn convert(
         ignored,
         folded: jobs.iter().filter_map(folded).collect(),
         allowed_unknown: config.allowed,
+        check: checked,
         elapsed: start.elapsed(),
     })
+}
+
+/// Compares the GGUF file `written` with the checkpoint at `source`, as [`convert`] does before a file
+/// takes its place. What is wrong is listed in [`Check::faults`].
+///
+/// # Errors
+/// As [`convert`]; a file that [`pith::Model`] doesn't open, or that lacks a tensor.
+pub fn check(source: &Path, written: &Path, options: &Options) -> Result<Check> {
+    let (source, mut config) = open(source, options)?;
+    let Mapping { tensors, .. } = mapping::map(&source, &mut config)?;
+    let tensors: Vec<_> = tensors.iter().collect();
+    let pool = pool(options.threads)?;
+    check::compare(&source, &config, &tensors, written, &pool, &mut || Ok(()))
+}
+
+/// A checkpoint in Hugging Face's words, and its configuration.
+fn open(source: &Path, options: &Options) -> Result<(Source, Config)> {
+    let mut source = Source::open(source)?;
+    dialect::translate(&mut source)?;
+    let config = Config::read(&source.config()?, &options.allow_unknown)?;
+    Ok((source, config))
+}
+
+fn pool(threads: usize) -> Result<ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|error| Error::Invalid(format!("can't start {threads} threads: {error}")))
 }
 
 fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {

@@ -1,5 +1,6 @@
 //! What a conversion did, for people and for JSON.
 
+use crate::Check;
 use pith::quant::Format;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Report {
     pub folded: Vec<(String, &'static str)>,
     /// Configuration keys that were ignored on the caller's word.
     pub allowed_unknown: Vec<String>,
+    /// What the self-check measured; `None` where it was left out.
+    pub check: Option<Check>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -91,6 +94,15 @@ impl Report {
             .collect();
         let folded: Value =
             self.folded.iter().map(|(name, how)| json!({"name": name, "how": how})).collect();
+        let check = self.check.as_ref().map(|check| {
+            json!({
+                "tokens": check.n_tokens,
+                "kl": check.kl,
+                "kl_limit": check.kl_limit,
+                "top1": check.top1,
+                "worst_row": {"tensor": check.worst_row.1, "difference": check.worst_row.0},
+            })
+        });
         json!({
             "family": self.family,
             "architecture": self.arch,
@@ -104,6 +116,7 @@ impl Report {
             "ignored": pairs(&self.ignored),
             "folded": folded,
             "allowed_unknown": self.allowed_unknown,
+            "check": check,
             "seconds": self.elapsed.as_secs_f64(),
         })
     }

@@ -36,8 +36,8 @@ impl Job<'_> {
     }
 }
 
-/// What [`write`] tells before it goes on: the tensor's number and how many bytes of it are written,
-/// or the tensors' count and 0 before the file is checked. An error ends the work.
+/// What [`write`] tells before it goes on: the tensor's number and how many bytes of it are written. An
+/// error ends the work.
 pub(crate) type Before<'a> = &'a mut dyn FnMut(usize, u64) -> Result<()>;
 
 /// Writes a GGUF file at `out` with the metadata that `writer` has and these tensors. The file takes
@@ -59,7 +59,6 @@ pub(crate) fn write(
         let data = job.mapped.load(source)?;
         write_tensor(&mut file, job, &data, pool, &mut |written| before(i, written))?;
     }
-    before(jobs.len(), 0)?;
     file.finish_if(check)
 }
 
