@@ -32,7 +32,7 @@ use std::path::Path;
 use weights::Weights;
 
 /// Most tokens of the sample.
-const SAMPLE: usize = 24;
+const SAMPLE: usize = 16;
 /// A text that has fewer different tokens than this says too little about positions.
 const LEAST_DISTINCT: usize = 8;
 /// The sample, where the file has a tokenizer.

@@ -223,9 +223,9 @@ fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
     let is_input = |path: &Path| {
         let reads =
             path.extension().is_some_and(|extension| extension == "json" || extension == "model");
-        reads && path.canonicalize().is_ok_and(|path| path == target)
+        reads && is_same_file(path, &target)
     };
-    let is_weights = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
+    let is_weights = |path: &Path| is_same_file(path, &target);
     if source.files().any(is_weights) || neighbours.iter().any(|path| is_input(path)) {
         return Err(Error::Invalid(format!(
             "{} is part of the checkpoint: choose another name for the output",
@@ -233,6 +233,18 @@ fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Whether both names lead to one file: by links of either kind.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        id(a).is_some() && id(a) == id(b)
+    }
+    #[cfg(not(unix))]
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 /// Reads the written file back: every tensor is there with its format and sizes.

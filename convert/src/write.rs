@@ -70,6 +70,7 @@ pub(crate) fn write(
     // While the pool encodes a batch, this thread writes the one before it.
     let (mut next, mut last) = (Vec::new(), (0, Vec::new()));
     for (i, job) in jobs.iter().enumerate() {
+        source.still_whole()?;
         let data = job.mapped.load(source)?;
         let n_values = job.mapped.n_values();
         let batch = job.whole_rows(BATCH);

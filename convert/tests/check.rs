@@ -176,7 +176,7 @@ fn owned_array(array: &Array<'_>) -> OwnedValue {
 enum By {
     /// The logits, even if nothing else were compared.
     Logits,
-    /// The numbers or the rows: a sample of 24 tokens doesn't show it, or not enough.
+    /// The numbers or the rows: a sample of 16 tokens doesn't show it, or not enough.
     Comparison,
     /// The file can't be opened, or lacks a tensor.
     Opening,
@@ -228,7 +228,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("llama", "a layer less", By::Logits, |p| p.size("llama.block_count", 1)),
     mutation("llama", "the other rope pairing", By::Logits, |p| p.architecture("llama", "qwen2")),
     mutation("llama", "positions divided", By::Logits, |p| { p.set("llama.rope.scaling.type", OwnedValue::String("linear".into())); p.float("llama.rope.scaling.factor", 2.0) }),
-    mutation("llama", "a window", By::Logits, |p| p.size("llama.attention.sliding_window", 16)),
+    mutation("llama", "a window", By::Logits, |p| p.size("llama.attention.sliding_window", 12)),
     mutation("llama", "a window beyond the sample", By::Comparison, |p| p.size("llama.attention.sliding_window", 48)),
     mutation("llama", "a score scale", By::Logits, |p| p.float("llama.attention.scale", 0.2)),
     mutation("llama", "a bound on q, k and v", By::Logits, |p| p.float("llama.attention.clamp_kqv", 1.0)),

@@ -171,10 +171,11 @@ impl<'a> Weights<'a> {
             let bytes = &tensor.data[first * row_bytes..][..n * row_bytes];
             tensor.format.decode(bytes, &mut written);
             each(&rows, out);
+            let zeros = vec![0.0; n_in];
             let pairs = rows.chunks_exact(n_in).zip(written.chunks_exact(n_in));
             let far = pairs.enumerate().map(|(row, (wanted, got))| Worst {
                 row: first + row,
-                by: distance(tensor.format, wanted, got),
+                by: distance(tensor.format, wanted, got, &zeros),
             });
             far.fold(NOTHING, Worst::or)
         };
@@ -193,18 +194,32 @@ const NOTHING: Worst = Worst { row: 0, by: 0.0 };
 
 /// The difference of two rows relative to the first, as root mean squares; infinite where the second
 /// isn't finite.
-fn distance(format: Format, wanted: &[f32], got: &[f32]) -> f64 {
+fn distance(format: Format, wanted: &[f32], got: &[f32], zeros: &[f32]) -> f64 {
     if wanted == got {
         return 0.0;
     }
-    let squares = |sum: f64, difference: f64| sum + difference * difference;
-    let pairs = wanted.iter().zip(got).map(|(&a, &b)| f64::from(a) - f64::from(b));
-    let difference = pairs.fold(0.0, squares);
-    let size = wanted.iter().map(|&a| f64::from(a)).fold(0.0, squares);
+    let difference = squares(wanted, got);
+    let size = squares(wanted, zeros);
     let tiny = if format.is_float() { TINY_FLOAT } else { TINY };
     let floor = if format == Format::F32 { 0.0 } else { wanted.len() as f64 * tiny * tiny };
     let by = (difference / (size + floor)).sqrt();
     if by.is_nan() { f64::INFINITY } else { by }
+}
+
+/// The sum of squared differences, in eight sums.
+fn squares(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0f64; LANES];
+    let mut add = |lane: usize, a: f32, b: f32| {
+        let difference = f64::from(a) - f64::from(b);
+        sums[lane] += difference * difference;
+    };
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        (0..LANES).for_each(|lane| add(lane, a[lane], b[lane]));
+    }
+    rest_a.iter().zip(rest_b).for_each(|(&a, &b)| add(0, a, b));
+    sums.iter().sum()
 }
 
 /// A product in sixteen sums, which the compiler keeps in vectors.
