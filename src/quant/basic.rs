@@ -5,7 +5,7 @@
 
 use super::f32_to_f16;
 use super::pack::{pack, put, take, take_f16, unpack};
-use super::round::{extreme, inverse, larger, round, truncate};
+use super::round::{extreme, inverse, larger, nearest_away, truncate};
 
 /// Values per block.
 const LEN: usize = 32;
@@ -89,9 +89,11 @@ fn encode_shifted(
     to_code: impl Fn(f32) -> u8,
 ) -> ([u8; 2], [u8; 2], [u8; LEN]) {
     let (mut min, mut max) = ([f32::MAX; 8], [-f32::MAX; 8]);
-    for i in 0..LEN {
-        min[i % 8] = -larger(-min[i % 8], -x[i]);
-        max[i % 8] = larger(max[i % 8], x[i]);
+    for x in x.chunks_exact(8) {
+        for lane in 0..8 {
+            min[lane] = -larger(-min[lane], -x[lane]);
+            max[lane] = larger(max[lane], x[lane]);
+        }
     }
     let mut min = min.iter().fold(f32::MAX, |a, &b| -larger(-a, -b));
     let mut max = max.iter().fold(-f32::MAX, |a, &b| larger(a, b));
@@ -140,9 +142,11 @@ pub fn encode_q5_1(x: &[f32; LEN], block: &mut [u8; 24]) {
 pub fn encode_q8_0(x: &[f32; LEN], block: &mut [u8; 34]) {
     let mut largest = [0f32; 8];
     let mut has_nan = false;
-    for i in 0..LEN {
-        largest[i % 8] = larger(largest[i % 8], x[i].abs());
-        has_nan |= x[i].is_nan();
+    for x in x.chunks_exact(8) {
+        for lane in 0..8 {
+            largest[lane] = larger(largest[lane], x[lane].abs());
+            has_nan |= x[lane].is_nan();
+        }
     }
     let mut amax = largest.iter().fold(0.0, |a, &b| larger(a, b));
     if has_nan {
@@ -153,7 +157,7 @@ pub fn encode_q8_0(x: &[f32; LEN], block: &mut [u8; 34]) {
     let id = inverse(d);
     let mut codes = [0; LEN];
     for i in 0..LEN {
-        codes[i] = truncate(round(x[i] * id)) as u8;
+        codes[i] = nearest_away(x[i] * id) as u8;
     }
     put(block, &[&f32_to_f16(d).to_le_bytes(), &codes]);
 }
