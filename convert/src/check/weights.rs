@@ -80,11 +80,8 @@ impl<'a> Weights<'a> {
         if !self.has(name) {
             return Ok(None);
         }
-        // One row as wide as the vector: what `visit` gathers are its values.
-        let mut values = self.rows(name, &[0])?.values;
         self.visit(name, 1, |_, _| {})?;
-        values.shrink_to_fit();
-        Ok(Some(values))
+        Ok(Some(self.rows(name, &[0])?.values))
     }
 
     /// Some rows of a matrix.
