@@ -94,6 +94,7 @@ pub struct Kernels {
     attend: unsafe fn(&Chunk<'_>, &[Query<'_>], Results<'_>),
     merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
     softmax: unsafe fn(&[f32], &mut Softmax),
+    encode: unsafe fn(Format, &[f32], &mut [u8]),
 }
 
 /// Says whether the CPU can run a table.
@@ -368,6 +369,16 @@ impl Kernels {
         assert!(mixed.len() >= out.len());
         // SAFETY: an available table; lengths checked above.
         unsafe { (self.merge)(state, out, chunk, mixed) }
+    }
+
+    /// As [`Format::encode`], in this table's instruction set: the same bytes for finite values.
+    ///
+    /// # Panics
+    /// As [`Format::encode`].
+    pub fn encode(&self, format: Format, values: &[f32], out: &mut [u8]) {
+        format.check_lengths(values.len(), out.len());
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.encode)(format, values, out) }
     }
 
     /// Maximum and sum of exp(logit - maximum) of a tile of logits ([`logits::softmax`]).

@@ -8,6 +8,9 @@
 //! that a file made here is the file that llama.cpp would have made. Both hold because every float
 //! expression is evaluated in ggml's order, with multiply and add rounded separately.
 
+// Loops over constant ranges become vectors; iterators less surely.
+#![allow(clippy::needless_range_loop)]
+
 mod affine;
 mod basic;
 mod float;
@@ -235,13 +238,50 @@ impl Format {
         (self.row().encode)(values, out);
     }
 
-    fn check_lengths(self, n_values: usize, n_bytes: usize) {
+    pub(crate) fn check_lengths(self, n_values: usize, n_bytes: usize) {
         assert_eq!(
             self.row_bytes(n_values),
             Some(n_bytes),
             "{}: {n_values} values do not fill {n_bytes} bytes",
             self.name()
         );
+    }
+}
+
+/// As [`Format::encode`], with lengths already checked: inlined into its caller, and so compiled for the
+/// caller's instruction set.
+#[inline(always)]
+pub(crate) fn encode(format: Format, values: &[f32], out: &mut [u8]) {
+    match format {
+        Format::Q4_0 => each(values, out, basic::encode_q4_0),
+        Format::Q4_1 => each(values, out, basic::encode_q4_1),
+        Format::Q5_0 => each(values, out, basic::encode_q5_0),
+        Format::Q5_1 => each(values, out, basic::encode_q5_1),
+        Format::Q8_0 => each(values, out, basic::encode_q8_0),
+        Format::Q2_K => each(values, out, affine::encode_q2_k),
+        Format::Q4_K => each(values, out, affine::encode_q4_k),
+        Format::Q5_K => each(values, out, affine::encode_q5_k),
+        Format::Q6_K => each(values, out, symmetric::encode_q6_k),
+        // Copies, and searches whose steps depend on each other.
+        Format::F32
+        | Format::F16
+        | Format::BF16
+        | Format::Q3_K
+        | Format::IQ4_NL
+        | Format::IQ4_XS => (format.row().encode)(values, out),
+    }
+}
+
+/// Encodes block by block.
+#[inline(always)]
+fn each<const LEN: usize, const BYTES: usize>(
+    values: &[f32],
+    out: &mut [u8],
+    encode: impl Fn(&[f32; LEN], &mut [u8; BYTES]),
+) {
+    let blocks = values.as_chunks::<LEN>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (values, block) in blocks {
+        encode(values, block);
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use pith::{Error, Result};
-use pith_convert::{Options, Progress, Report, Target};
+use pith_convert::{Check, Options, Progress, Report, Target};
 
 use crate::{End, catch_interrupts, families, interrupted, progress::Bar, stdout_error};
 
@@ -56,6 +56,9 @@ pub struct Args {
     /// Write no tokenizer: the file runs on token ids only
     #[arg(long)]
     no_tokenizer: bool,
+    /// Do not compare the written file with the checkpoint
+    #[arg(long)]
+    no_check: bool,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -105,15 +108,14 @@ pub fn run(args: &Args) -> Result<End> {
         text_only: args.text_only,
         no_tokenizer: args.no_tokenizer,
         threads: args.threads,
+        check: !args.no_check,
         ..Options::default()
     };
     let out = args.out(source)?;
     catch_interrupts()?;
     let mut bar = Bar::bytes();
     let mut progress = |at: Progress<'_>| {
-        if let Progress::Tensor { name, bytes_done, bytes_total, .. } = at {
-            bar.show(bytes_done, bytes_total, name);
-        }
+        show(&mut bar, at);
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let report = match &args.base {
@@ -131,6 +133,17 @@ pub fn run(args: &Args) -> Result<End> {
     };
     io::stdout().lock().write_all(text.as_bytes()).map_err(stdout_error)?;
     Ok(End::Done)
+}
+
+/// Bytes while tensors are written, then layers of the self-check.
+fn show(bar: &mut Bar, at: Progress<'_>) {
+    match at {
+        Progress::Tensor { name, bytes_done, bytes_total, .. } => {
+            bar.show(bytes_done, bytes_total, name);
+        }
+        Progress::Verify => *bar = Bar::steps(),
+        Progress::Check { done, total } => bar.show(done as u64, total as u64, "layers checked"),
+    }
 }
 
 fn text(report: &Report, out: &str) -> String {
@@ -153,6 +166,7 @@ fn text(report: &Report, out: &str) -> String {
         lines
             .push(format!("{kind} classifier, {n} {labels}, {problem}: run it by `pith classify`"));
     }
+    lines.push(check_text(report.check.as_ref()));
     if report.tied {
         lines.push("the output matrix is the embedding: stored once".into());
     }
@@ -178,6 +192,11 @@ fn text(report: &Report, out: &str) -> String {
             from.name()
         ));
     }
+    lines.extend(
+        counted(report.folded.iter().map(|(_, how)| *how))
+            .into_iter()
+            .map(|(how, n)| format!("{n} tensor{}: {how}", if n == 1 { "" } else { "s" })),
+    );
     lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
     lines.extend(
         report
@@ -191,4 +210,31 @@ fn text(report: &Report, out: &str) -> String {
         lines.push(format!("llama.cpp does not know this {what}; pith runs it"));
     }
     lines.join("\n") + "\n"
+}
+
+fn check_text(check: Option<&Check>) -> String {
+    let Some(check) = check else {
+        return "not checked: the file was not run against the checkpoint".into();
+    };
+    format!(
+        "checked against the checkpoint: {} tokens, KL {:.2e} (at most {:e}), top-1 {:.0} %; \
+         rows differ by {:.2} % or less",
+        check.n_tokens,
+        check.kl,
+        check.kl_limit,
+        100.0 * check.top1,
+        100.0 * check.worst_row.0
+    )
+}
+
+/// Each text once, in the order of first occurrence, with how often it occurs.
+fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<(&'a str, usize)> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for text in texts {
+        match counts.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((text, 1)),
+        }
+    }
+    counts
 }

@@ -318,10 +318,7 @@ impl Config {
     }
 
     fn check_sizes(&mut self) -> Result<()> {
-        let eps = match self.family.block.norm {
-            Norm::Layer => Hp::LayerNormEps,
-            Norm::Rms => Hp::RmsNormEps,
-        };
+        let eps = self.eps();
         for hp in [Hp::NCtx, Hp::NEmbd, Hp::NLayer, Hp::NFf, Hp::NHead, Hp::NHeadKv, eps] {
             let name = hp.key().0;
             match self.get(hp) {
@@ -436,6 +433,14 @@ impl Config {
     /// A size that [`Config::read`] made sure of.
     pub(crate) fn size(&self, hp: Hp) -> usize {
         self.u32(hp).unwrap_or(0) as usize
+    }
+
+    /// The number that holds the norms' epsilon.
+    pub(crate) fn eps(&self) -> Hp {
+        match self.family.block.norm {
+            Norm::Layer => Hp::LayerNormEps,
+            Norm::Rms => Hp::RmsNormEps,
+        }
     }
 
     /// Width of a head.

@@ -20,17 +20,21 @@
 //! | `tokenizer` | the tokenizer's files to GGUF keys |
 //! | `metadata` | keys of the written file |
 //! | `write` | encode in parallel, stream, in order |
+//! | [`mod@check`] | the written file against the source: numbers, rows, logits |
+//! | `work` | what is written, and the report of it |
 //! | [`adapter`] | PEFT adapters: merged into a checkpoint, or a file of their own |
 //! | `requantize` | a GGUF file as the source |
 //! | [`report`] | what was done |
 #![deny(unsafe_code)]
 
 pub mod adapter;
+pub mod check;
 pub mod config;
 mod dialect;
 mod fold;
 mod mapping;
 mod metadata;
+mod output;
 pub mod report;
 mod requantize;
 mod shapes;
@@ -39,30 +43,25 @@ mod text;
 pub mod tokenizer;
 pub mod types;
 mod wire;
+mod work;
 mod write;
 
+pub use check::Check;
 pub use report::Report;
 pub use types::Target;
 
 use adapter::Adapter;
 use config::Config;
-use mapping::{Mapped, Mapping, Values};
-use pith::{
-    Error, Result,
-    bytes::Bytes,
-    gguf::{Gguf, Writer},
-    quant::Format,
-};
-use pith_models::{Family, Fold};
-use report::{Fallback, FormatCount};
-use source::{Dtype, Source};
+use mapping::Mapping;
+use pith::{Error, Result, quant::Format};
+use pith_models::Hp;
+use source::Source;
 use std::{
-    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
     time::Instant,
 };
-use write::Job;
+use work::Work;
 
 /// What a caller may choose.
 #[derive(Clone, Debug)]
@@ -82,10 +81,12 @@ pub struct Options {
     pub adapters: Vec<PathBuf>,
     /// Threads that encode; 0 for as many as the machine has.
     pub threads: usize,
+    /// Whether the written file is run, and compared with the source: see [`mod@check`].
+    pub check: bool,
 }
 
 impl Default for Options {
-    /// Q8_0, with a tokenizer.
+    /// Q8_0, with a tokenizer, checked.
     fn default() -> Self {
         Options {
             target: Target::Format(Format::Q8_0),
@@ -95,6 +96,7 @@ impl Default for Options {
             no_tokenizer: false,
             adapters: Vec::new(),
             threads: 0,
+            check: true,
         }
     }
 }
@@ -115,16 +117,23 @@ pub enum Progress<'a> {
     },
     /// Read the written file back.
     Verify,
+    /// Compare the written file with the source: a layer of the model, or its head.
+    Check {
+        /// Layers before this one.
+        done: usize,
+        /// All of them, and the head.
+        total: usize,
+    },
 }
 
 /// Converts the checkpoint at `source`, a folder or a weight file in it, to a GGUF file at `out`,
-/// which appears whole or not at all. A GGUF file is a source too: its tensors get other formats, its
-/// keys stay. Where `progress` answers with a break, the work ends there.
+/// which appears whole or not at all. Where `progress` answers with a break, the work ends there.
 ///
 /// # Errors
-/// [`Error::Stopped`] after a break. What [`Source::open`] and [`Config::read`] say; a tensor that is missing, left over, wrongly
-/// shaped or not finite; a tokenizer that isn't understood or too large; `out` being one of the
-/// checkpoint's files; what the system refuses.
+/// [`Error::Stopped`] after a break. What [`Source::open`] and [`Config::read`] say; a tensor that is
+/// missing, left over, wrongly shaped or not finite; a tokenizer that isn't understood or too large; a
+/// file that doesn't compute what the checkpoint does; `out` being one of the checkpoint's files; what
+/// the system refuses.
 pub fn convert(
     source: &Path,
     out: &Path,
@@ -142,39 +151,32 @@ pub fn convert(
     if requantize::is_gguf(source)? {
         return requantize::requantize(source, out, options, progress);
     }
-    let mut source = Source::open(source)?;
-    dialect::translate(&mut source)?;
-    let (json, others) = match options.text_only {
-        true => text::only(source.config()?)?,
-        false => (source.config()?, &[][..]),
-    };
-    let mut config = Config::read(&json, &options.allow_unknown)?;
-    config.others = others;
-    refuse_overwrite(&source, out)?;
-    let mut merged = Vec::new();
-    let mut of_adapters = Vec::new();
-    let mut bytes_in = source.n_bytes();
-    for path in &options.adapters {
-        let adapter = Adapter::open(path, &options.allow_unknown)?;
-        refuse_overwrite(adapter.source(), out)?;
-        let tensors = adapter.merge(&mut source, &config)?;
-        merged.push((path.display().to_string(), tensors));
-        of_adapters.extend_from_slice(adapter.ignored());
-        config.allowed.extend_from_slice(adapter.allowed());
-        bytes_in += adapter.source().n_bytes();
-    }
+    let Opened { source, mut config, adapters, ignored: of_adapters, bytes_in } =
+        open(source, options, Some(out))?;
     let Mapping { tensors, mut ignored, tied } = mapping::map(&source, &mut config)?;
-    ignored.append(&mut of_adapters);
-    let jobs: Vec<Job<'_>> =
-        tensors.into_iter().map(|mapped| job(mapped, options.target)).collect();
+    ignored.extend(of_adapters);
+    let jobs: Vec<_> =
+        tensors.into_iter().map(|mapped| work::job(mapped, options.target)).collect();
     let writer = metadata::metadata(&source, &mut config, options, &jobs, &mut ignored)?;
     let mut work = Work { source: &source, jobs, writer, out, threads: options.threads };
-    let bytes_out = work.write(progress)?;
+    let mut checked = None;
+    let bytes_out = work.write(progress, |written| {
+        if options.check {
+            let total = config.size(Hp::NLayer) + 1;
+            let mut layers = 0..total;
+            let mut before =
+                || written.tell(Progress::Check { done: layers.next().unwrap_or(total), total });
+            let found = check::compare(&source, &config, written, &mut before)?;
+            checked = Some(found.verdict()?);
+        }
+        Ok(())
+    })?;
     let report = Report {
         stock: config.family.stock && config.classifier.is_none() && config.is_stock_rope(),
-        adapters: merged,
+        adapters,
         ignored,
         tied,
+        check: checked,
         ..work.report(config.family, bytes_in, bytes_out, start)
     };
     Ok(Report { classifier: config.classifier, allowed_unknown: config.allowed, ..report })
@@ -196,13 +198,13 @@ pub fn convert_adapter(
     let path = if base.is_dir() { base.join("config.json") } else { base.to_owned() };
     let mut config = Config::read(&source::read_json(&path)?, &options.allow_unknown)?;
     let adapter = Adapter::open(adapter, &options.allow_unknown)?;
-    refuse_overwrite(adapter.source(), out)?;
+    output::refuse_overwrite(adapter.source(), out)?;
     config.allowed.extend_from_slice(adapter.allowed());
     let (jobs, alpha) = adapter::jobs(&adapter, &config, options.target)?;
     let writer = metadata::of_adapter(adapter.source(), &config, options, &jobs, alpha)?;
     let source = adapter.source();
     let mut work = Work { source, jobs, writer, out, threads: options.threads };
-    let bytes_out = work.write(progress)?;
+    let bytes_out = work.write(progress, |_| Ok(()))?;
     let mut ignored = adapter.ignored().to_vec();
     ignored.extend(adapter.copies().map(|tensor| (tensor.into(), "the base's own matrix".into())));
     Ok(Report {
@@ -213,162 +215,55 @@ pub fn convert_adapter(
     })
 }
 
-/// What is to be written.
-struct Work<'a> {
-    source: &'a Source,
-    jobs: Vec<Job<'a>>,
-    writer: Writer,
-    out: &'a Path,
-    threads: usize,
+/// Compares the GGUF file `written` with the checkpoint at `source`, as [`convert`] does before a file
+/// takes its place. What is wrong is listed in [`Check::faults`].
+///
+/// # Errors
+/// As [`convert`]; a file that [`pith::Model`] doesn't open, or that lacks a tensor.
+pub fn check(source: &Path, written: &Path, options: &Options) -> Result<Check> {
+    let Opened { source, mut config, .. } = open(source, options, None)?;
+    let Mapping { tensors, .. } = mapping::map(&source, &mut config)?;
+    let jobs: Vec<_> =
+        tensors.into_iter().map(|mapped| work::job(mapped, options.target)).collect();
+    let pool = work::pool(options.threads)?;
+    let written = work::Written { path: written, jobs: &jobs, pool: &pool, tell: &|_| Ok(()) };
+    check::compare(&source, &config, &written, &mut || Ok(()))
 }
 
-impl Work<'_> {
-    /// Writes the file, tells of it, and returns its size.
-    fn write(&mut self, progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<u64> {
-        let jobs = &self.jobs;
-        let total: u64 = jobs.iter().map(Job::n_bytes).sum();
-        let (mut tensor, mut done) = (0, 0);
-        let mut before = |i: usize, written: u64| {
-            done += jobs[tensor..i].iter().map(Job::n_bytes).sum::<u64>();
-            tensor = i;
-            let at = jobs.get(i).map_or(Progress::Verify, |job| Progress::Tensor {
-                name: &job.mapped.name,
-                format: job.choice.format,
-                bytes_done: done + written,
-                bytes_total: total,
-            });
-            if progress(at).is_break() { Err(Error::Stopped) } else { Ok(()) }
-        };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
-        let pool = pool.map_err(|error| {
-            Error::Invalid(format!("can't start {} threads: {error}", self.threads))
-        })?;
-        let check = |written: &Path| verify(written, jobs);
-        let writer = std::mem::take(&mut self.writer);
-        write::write(writer, self.source, jobs, self.out, &pool, &mut before, check)
-    }
-
-    /// What was done.
-    fn report(&self, family: &Family, bytes_in: u64, bytes_out: u64, start: Instant) -> Report {
-        let jobs = &self.jobs;
-        Report {
-            family: family.title,
-            arch: family.arch,
-            stock: false,
-            classifier: None,
-            formats: count_formats(jobs),
-            n_params: jobs.iter().map(|job| job.mapped.n_values() as u64).sum(),
-            bytes_in,
-            bytes_out,
-            tied: false,
-            fallbacks: jobs.iter().filter_map(fallback).collect(),
-            ignored: Vec::new(),
-            adapters: Vec::new(),
-            requantized: Vec::new(),
-            folded: jobs.iter().filter_map(folded).collect(),
-            allowed_unknown: Vec::new(),
-            elapsed: start.elapsed(),
-        }
-    }
+/// A checkpoint in Hugging Face's words, with adapters merged into it.
+struct Opened {
+    source: Source,
+    config: Config,
+    /// Adapters, with the number of tensors that each changed.
+    adapters: Vec<(String, usize)>,
+    /// What the adapters hold and nothing reads, with the reason.
+    ignored: Vec<(String, String)>,
+    /// Bytes of all weight files.
+    bytes_in: u64,
 }
 
-fn job(mapped: Mapped<'_>, target: Target) -> Job<'_> {
-    let dtype = match &mapped.values {
-        Values::Source { tensor, .. } => tensor.entry.dtype,
-        Values::Computed(_) | Values::Encoded { .. } => Dtype::F32,
+/// Opens the checkpoint at `path`, none of whose files `out` may be.
+fn open(path: &Path, options: &Options, out: Option<&Path>) -> Result<Opened> {
+    let refuse = |source: &Source| out.map_or(Ok(()), |out| output::refuse_overwrite(source, out));
+    let mut source = Source::open(path)?;
+    dialect::translate(&mut source)?;
+    let (json, others) = match options.text_only {
+        true => text::only(source.config()?)?,
+        false => (source.config()?, &[][..]),
     };
-    let choice = types::choose(target, &mapped.name, mapped.dims.len(), mapped.n_in(), dtype);
-    Job { mapped, choice }
-}
-
-/// Refuses to write over what is being read. A rename would not damage an open map, but the
-/// checkpoint would be gone.
-fn refuse_overwrite(source: &Source, out: &Path) -> Result<()> {
-    let Some(target) = taken(out)? else { return Ok(()) };
-    let folder = fs::read_dir(source.folder()).map_err(Error::io("read", source.folder()))?;
-    let neighbours: Vec<_> = folder.flatten().map(|entry| entry.path()).collect();
-    let is_input = |path: &Path| {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let reads = matches!(extension, Some("json" | "model" | "txt" | "bpe" | "jinja"));
-        reads && path.canonicalize().is_ok_and(|path| path == target)
-    };
-    let is_weights = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
-    if source.files().any(is_weights) || neighbours.iter().any(|path| is_input(path)) {
-        return Err(part_of_source(out));
+    let mut config = Config::read(&json, &options.allow_unknown)?;
+    config.others = others;
+    refuse(&source)?;
+    let (mut adapters, mut ignored) = (Vec::new(), Vec::new());
+    let mut bytes_in = source.n_bytes();
+    for path in &options.adapters {
+        let adapter = Adapter::open(path, &options.allow_unknown)?;
+        refuse(adapter.source())?;
+        let tensors = adapter.merge(&mut source, &config)?;
+        adapters.push((path.display().to_string(), tensors));
+        ignored.extend_from_slice(adapter.ignored());
+        config.allowed.extend_from_slice(adapter.allowed());
+        bytes_in += adapter.source().n_bytes();
     }
-    Ok(())
-}
-
-/// The file at `out`, if there is one.
-fn taken(out: &Path) -> Result<Option<PathBuf>> {
-    match out.canonicalize() {
-        Ok(target) if target.is_dir() => {
-            Err(Error::Invalid(format!("{} is a folder: name the file", out.display())))
-        }
-        target => Ok(target.ok()),
-    }
-}
-
-fn part_of_source(out: &Path) -> Error {
-    Error::Invalid(format!(
-        "{} is part of the checkpoint: choose another name for the output",
-        out.display()
-    ))
-}
-
-/// Reads the written file back: every tensor is there with its format and sizes.
-fn verify(written: &Path, jobs: &[Job<'_>]) -> Result<()> {
-    let bytes = Bytes::map(written)?;
-    let gguf = Gguf::parse(&bytes)?;
-    let right = gguf.tensors().len() == jobs.len()
-        && gguf.tensors().iter().zip(jobs).all(|(tensor, Job { mapped, choice })| {
-            tensor.name == mapped.name
-                && tensor.format == choice.format
-                && tensor.dims[..tensor.n_dims as usize] == mapped.dims
-        });
-    match right {
-        true => Ok(()),
-        false => Err(Error::malformed("GGUF", "the written file doesn't read back as written")),
-    }
-}
-
-fn count_formats(jobs: &[Job<'_>]) -> Vec<FormatCount> {
-    let count = |&format: &Format| {
-        let with = jobs.iter().filter(|job| job.choice.format == format);
-        let (tensors, bytes) = with.fold((0, 0), |(n, bytes), job| (n + 1, bytes + job.n_bytes()));
-        (tensors > 0).then_some(FormatCount { format, tensors, bytes })
-    };
-    Format::ALL.iter().filter_map(count).collect()
-}
-
-fn fallback(Job { mapped, choice }: &Job<'_>) -> Option<Fallback> {
-    (choice.format != choice.wanted).then(|| Fallback {
-        tensor: mapped.name.clone(),
-        wanted: choice.wanted,
-        got: choice.format,
-        n_in: mapped.n_in(),
-    })
-}
-
-fn folded(Job { mapped, .. }: &Job<'_>) -> Option<(String, &'static str)> {
-    let Values::Source { tensor, parts, fold, .. } = &mapped.values else {
-        return None;
-    };
-    let scaled = parts.iter().any(|part| part.times != 1.0);
-    let how = match fold {
-        Fold::Keep if scaled => "queries scaled",
-        Fold::Keep => return None,
-        Fold::Transpose if scaled => "transposed, queries scaled",
-        Fold::SplitGroups if scaled => "fused heads split into q, k, v, queries scaled",
-        Fold::Transpose => "transposed",
-        Fold::PermuteQ | Fold::PermuteK => "rope pairs made adjacent",
-        Fold::SplitHeads | Fold::SplitGroups | Fold::SplitSlices(_) => {
-            "fused heads split into q, k, v"
-        }
-        Fold::OneOfQkv => "q, k, v taken apart",
-        Fold::StackHeads => "heads stacked",
-        Fold::AddOne => "1 added",
-        Fold::DropRows(_) => "first rows dropped",
-    };
-    Some((tensor.entry.name.clone(), how))
+    Ok(Opened { source, config, adapters, ignored, bytes_in })
 }

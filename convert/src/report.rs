@@ -1,6 +1,6 @@
 //! What a conversion did, for people and for JSON.
 
-use crate::config::Classifier;
+use crate::{Check, config::Classifier};
 use pith::quant::Format;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub struct Report {
     pub requantized: Vec<(String, Format)>,
     /// Configuration keys that were ignored on the caller's word.
     pub allowed_unknown: Vec<String>,
+    /// What the self-check measured; `None` where it was left out.
+    pub check: Option<Check>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -110,6 +112,15 @@ impl Report {
             .iter()
             .map(|(name, from)| json!({"tensor": name, "from": from.name()}))
             .collect();
+        let check = self.check.as_ref().map(|check| {
+            json!({
+                "tokens": check.n_tokens,
+                "kl": check.kl,
+                "kl_limit": check.kl_limit,
+                "top1": check.top1,
+                "worst_row": {"tensor": check.worst_row.1, "difference": check.worst_row.0},
+            })
+        });
         json!({
             "family": self.family,
             "architecture": self.arch,
@@ -130,6 +141,7 @@ impl Report {
             "folded": folded,
             "requantized": requantized,
             "allowed_unknown": self.allowed_unknown,
+            "check": check,
             "seconds": self.elapsed.as_secs_f64(),
         })
     }

@@ -2,13 +2,14 @@
 //! [`types`](crate::types) gives to the new type. What has its format already is copied.
 
 use crate::{
-    Options, Progress, Report, Target, Work,
+    Options, Progress, Report, Target,
     mapping::{Mapped, Values},
     metadata::{QUANTIZATION_VERSION, most_common},
-    part_of_source,
+    output::{is_same_file, part_of_source, taken},
     source::{Dtype, Source},
-    taken, types,
+    types,
     types::Choice,
+    work::Work,
     write::Job,
 };
 use pith::{
@@ -54,7 +55,7 @@ pub(crate) fn requantize(
     let bytes = Bytes::map(source)?;
     let gguf = Gguf::parse(&bytes)?;
     let family = family(&gguf)?;
-    if taken(out)?.is_some_and(|out| source.canonicalize().is_ok_and(|source| source == out)) {
+    if taken(out)?.is_some_and(|out| is_same_file(source, &out)) {
         return Err(part_of_source(out));
     }
     if options.no_tokenizer {
@@ -73,7 +74,7 @@ pub(crate) fn requantize(
     let requantized = requantized.map(|(t, _)| (t.name.to_owned(), t.format)).collect();
     let none = Source::default();
     let mut work = Work { source: &none, jobs, writer, out, threads: options.threads };
-    let bytes_out = work.write(progress)?;
+    let bytes_out = work.write(progress, |_| Ok(()))?;
     Ok(Report {
         stock: family.stock && gguf.tensor("cls.output.weight").is_none(),
         tied: gguf.tensor("output.weight").is_none(),

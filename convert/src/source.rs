@@ -414,6 +414,25 @@ impl Source {
         Ok(values)
     }
 
+    /// Whether the weight files are as long as they were when they were mapped: reading beyond the end
+    /// of one that became shorter would end the process (SIGBUS).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the file.
+    pub(crate) fn still_whole(&self) -> Result<()> {
+        for (path, bytes) in &self.files {
+            let now = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+            if now < bytes.len() as u64 {
+                return Err(Error::Invalid(format!(
+                    "{} became shorter while it was read: {now} bytes of {}",
+                    path.display(),
+                    bytes.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn add_file(&mut self, path: PathBuf, bytes: Bytes) -> Result<()> {
         let (entries, leftovers) = read(&bytes).map_err(|error| in_file(error, &path))?;
         let file = self.files.len();

@@ -10,6 +10,7 @@ use crate::{
 use pith::{
     Error, Result,
     gguf::{OpenWriter, Writer},
+    kernel::Kernels,
     quant::Format,
 };
 use rayon::{ThreadPool, prelude::*};
@@ -34,10 +35,21 @@ impl Job<'_> {
         let row = self.choice.format.row_bytes(self.mapped.n_in()).unwrap_or(0);
         (row * self.mapped.n_values() / self.mapped.n_in()) as u64
     }
+
+    /// The largest number of whole rows' values up to this one, but at least one row's.
+    fn whole_rows(&self, values: usize) -> usize {
+        (values / self.mapped.n_in()).max(1) * self.mapped.n_in()
+    }
+
+    /// Bytes of whole blocks. They lie behind each other without regard to rows, so that some rows are
+    /// one encode.
+    fn bytes(&self, values: usize) -> usize {
+        values / self.choice.format.block_len() * self.choice.format.block_bytes()
+    }
 }
 
-/// What [`write`] tells before it goes on: the tensor's number and how many bytes of it are written,
-/// or the tensors' count and 0 before the file is checked. An error ends the work.
+/// What [`write`] tells before it goes on: the tensor's number and how many bytes of it are written. An
+/// error ends the work.
 pub(crate) type Before<'a> = &'a mut dyn FnMut(usize, u64) -> Result<()>;
 
 /// Writes a GGUF file at `out` with the metadata that `writer` has and these tensors. The file takes
@@ -55,53 +67,53 @@ pub(crate) fn write(
         writer.declare(&mapped.name, choice.format, &mapped.dims)?;
     }
     let mut file = writer.create(out)?;
+    // While the pool encodes a batch, this thread writes the one before it.
+    let (mut next, mut last) = (Vec::new(), (0, Vec::new()));
     for (i, job) in jobs.iter().enumerate() {
+        source.still_whole()?;
         let data = job.mapped.load(source)?;
-        write_tensor(&mut file, job, &data, pool, &mut |written| before(i, written))?;
+        let n_values = job.mapped.n_values();
+        let batch = job.whole_rows(BATCH);
+        for first in (0..n_values).step_by(batch) {
+            before(i, job.bytes(first) as u64)?;
+            next.resize(job.bytes(batch.min(n_values - first)), 0);
+            let mut encoded = Ok(());
+            pool.in_place_scope(|scope| {
+                scope.spawn(|_| encoded = encode(job, &data, first, &mut next));
+                append(&mut file, jobs, &last)
+            })?;
+            encoded?;
+            last = (i, std::mem::replace(&mut next, last.1));
+        }
     }
-    before(jobs.len(), 0)?;
+    append(&mut file, jobs, &last)?;
     file.finish_if(check)
 }
 
-fn write_tensor(
-    file: &mut OpenWriter,
-    Job { mapped, choice }: &Job<'_>,
-    data: &[u8],
-    pool: &ThreadPool,
-    before: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<()> {
-    let format = choice.format;
-    let n_in = mapped.n_in();
-    let whole_rows = |values: usize| (values / n_in).max(1) * n_in;
-    // Blocks lie behind each other without regard to rows, so a piece of rows is one encode.
-    let bytes = |values: usize| values / format.block_len() * format.block_bytes();
-    let (batch, piece) = (whole_rows(BATCH), whole_rows(PIECE));
+/// Writes an encoded batch of the job with this number.
+fn append(file: &mut OpenWriter, jobs: &[Job<'_>], (i, batch): &(usize, Vec<u8>)) -> Result<()> {
+    if batch.is_empty() { Ok(()) } else { file.append(&jobs[*i].mapped.name, batch) }
+}
+
+/// Encodes values from `first` on, as many as fill `out`, in the threads of the current pool.
+fn encode(job: &Job<'_>, data: &[u8], first: usize, out: &mut [u8]) -> Result<()> {
+    let Job { mapped, choice } = job;
+    let (format, piece) = (choice.format, job.whole_rows(PIECE));
     // What is in the wanted format already is copied: decoding and encoding again might change it.
-    let stored = match &mapped.values {
-        Values::Encoded { format: stored, data } if *stored == format => Some(*data),
-        _ => None,
-    };
-    let mut encoded = Vec::new();
-    for first in (0..mapped.n_values()).step_by(batch) {
-        before(bytes(first) as u64)?;
-        let len = batch.min(mapped.n_values() - first);
-        if let Some(stored) = stored {
-            file.append(&mapped.name, &stored[bytes(first)..bytes(first + len)])?;
-            continue;
-        }
-        encoded.resize(bytes(len), 0);
-        let encode = |(i, out): (usize, &mut [u8])| {
-            let at = i * piece;
-            let mut values = vec![0.0; piece.min(len - at)];
-            mapped.read(data, first + at, &mut values);
-            check_values(&values, format, mapped)?;
-            format.encode(&values, out);
-            Ok::<_, Error>(())
-        };
-        pool.install(|| encoded.par_chunks_mut(bytes(piece)).enumerate().try_for_each(encode))?;
-        file.append(&mapped.name, &encoded)?;
+    if let Values::Encoded { format: stored, data } = &mapped.values
+        && *stored == format
+    {
+        out.copy_from_slice(&data[job.bytes(first)..][..out.len()]);
+        return Ok(());
     }
-    Ok(())
+    let work = |values: &mut Vec<f32>, (i, out): (usize, &mut [u8])| {
+        values.resize(out.len() / format.block_bytes() * format.block_len(), 0.0);
+        mapped.read(data, first + i * piece, values);
+        check_values(values, format, mapped)?;
+        Kernels::best().encode(format, values, out);
+        Ok(())
+    };
+    out.par_chunks_mut(job.bytes(piece)).enumerate().try_for_each_init(Vec::new, work)
 }
 
 /// A value that isn't finite, or not in the format, would spoil every output without a word.
@@ -110,7 +122,9 @@ fn check_values(values: &[f32], format: Format, mapped: &Mapped<'_>) -> Result<(
         Values::Source { tensor, .. } => &tensor.entry.name,
         Values::Computed(_) | Values::Encoded { .. } => &mapped.name,
     };
-    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+    // Whole slices without a branch; the culprit is looked for only if there is one.
+    if !values.iter().fold(true, |finite, value| finite & value.is_finite()) {
+        let value = values.iter().find(|value| !value.is_finite()).unwrap_or(&f32::NAN);
         return Err(Error::Unsupported(format!(
             "tensor `{name}` holds the value {value}: the checkpoint is damaged or diverged"
         )));

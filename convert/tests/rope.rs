@@ -93,7 +93,7 @@ fn old_keys_give_the_bytes_of_new_ones() {
             old_keys(config);
             assert!(config["rope_theta"].is_number() && config.get("rope_parameters").is_none());
         });
-        assert!(old.unwrap() == converted(variant), "{variant}");
+        assert!(old.expect(variant) == converted(variant), "{variant}");
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     tables::{all_products, over_floats, over_lanes},
     x86::{dot::Avx2, products, quantize, rows, ymm::Ymm},
 };
+use crate::quant::{self, Format};
 
 /// The AVX2 table.
 pub const TABLE: Kernels = Kernels {
@@ -34,6 +35,7 @@ pub const TABLE: Kernels = Kernels {
     attend,
     merge,
     softmax,
+    encode,
 };
 
 /// Whether this CPU has what the table needs.
@@ -51,6 +53,13 @@ products!(
 
 over_floats!("avx2,f16c", Ymm<Avx2>, (2, 2), (2, 2));
 over_lanes!("avx2,f16c");
+
+/// Vectors of eight are the sub-blocks of a superblock: wider ones, which LLVM makes by shuffling two
+/// sums into one register, are slower.
+#[target_feature(enable = "avx2,f16c")]
+fn encode(format: Format, values: &[f32], out: &mut [u8]) {
+    quant::encode(format, values, out);
+}
 
 #[target_feature(enable = "avx2,f16c")]
 fn to_f16(x: &[f32], out: &mut [u16]) {

@@ -43,6 +43,7 @@ pub const TABLE: Kernels = Kernels {
     attend: attend::plain,
     merge: attend::merge,
     softmax: logits::softmax,
+    encode: |format, values, out| format.encode(values, out),
 };
 
 fn to_f16(x: &[f32], out: &mut [u16]) {

@@ -7,7 +7,7 @@
 //! | Q5_K | 8 of 32 | 5 bits | 6 bits each |
 
 use super::pack::{pack, put, take, take_f16, unpack};
-use super::round::{LANES, nearest, nearest_float_in, nearest_in};
+use super::round::{lanes, nearest, nearest_float_in, nearest_in};
 use super::{SUPERBLOCK, f16_to_f32, f32_to_f16};
 
 /// The 6-bit scales and minimums of eight sub-blocks, as Q4_K and Q5_K pack them in 12 bytes: the
@@ -89,9 +89,17 @@ pub fn decode_q5_k(block: &[u8; 176], out: &mut [f32; SUPERBLOCK]) {
     decode::<32>(d, dmin, six.scales.into_iter().zip(six.mins), &codes, out);
 }
 
+#[inline(always)]
 pub fn encode_q2_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 84]) {
     let search = Search { code_max: 3, first: -0.5, trials: 16, error: Error::Absolute };
-    let fit = Fit::<16>::of::<16>(x, &search, |x| x.map(f32::abs));
+    let lanes = lanes::<16, 16>(x);
+    let mut weights = [[0.0; 16]; 16];
+    for j in 0..16 {
+        for lane in 0..16 {
+            weights[j][lane] = lanes[j][lane].abs();
+        }
+    }
+    let fit = search.run(&lanes, &weights);
     let (d, scales) = to_levels(&fit.scales, 15.0);
     let (dmin, mins) = to_levels(&fit.mins, 15.0);
     // ggml does not clamp here: an (unseen) negative scale would spill into the minimum's bits.
@@ -101,12 +109,14 @@ pub fn encode_q2_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 84]) {
     put(block, &[&levels, &pack::<2, 32, 64>(&codes, 0), &d.to_le_bytes(), &dmin.to_le_bytes()]);
 }
 
+#[inline(always)]
 pub fn encode_q4_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 144]) {
     let search = Search { code_max: 15, first: -1.0, trials: 21, error: Error::Squared };
     let (d, dmin, six, codes) = encode_six_bits(x, &search);
     put(block, &[&d, &dmin, &six, &pack::<4, 32, 128>(&codes, 0)]);
 }
 
+#[inline(always)]
 pub fn encode_q5_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 176]) {
     let search = Search { code_max: 31, first: -0.5, trials: 16, error: Error::Squared };
     let (d, dmin, six, codes) = encode_six_bits(x, &search);
@@ -115,14 +125,26 @@ pub fn encode_q5_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 176]) {
 }
 
 /// What Q4_K and Q5_K share: the bytes of d, dmin and the levels, and the codes.
+#[inline(always)]
 fn encode_six_bits(
     x: &[f32; SUPERBLOCK],
     search: &Search,
 ) -> ([u8; 2], [u8; 2], [u8; 12], [u8; SUPERBLOCK]) {
-    let fit = Fit::<8>::of::<32>(x, search, |x| {
-        let rms = (x.iter().fold(0.0, |sum, x| sum + x * x) / 32.0).sqrt();
-        x.map(|x| rms + x.abs())
-    });
+    let lanes = lanes::<8, 32>(x);
+    let mut squares = [0f32; 8];
+    for j in 0..32 {
+        for lane in 0..8 {
+            squares[lane] += lanes[j][lane] * lanes[j][lane];
+        }
+    }
+    let rms = squares.map(|sum| (sum / 32.0).sqrt());
+    let mut weights = [[0.0; 8]; 32];
+    for j in 0..32 {
+        for lane in 0..8 {
+            weights[j][lane] = rms[lane] + lanes[j][lane].abs();
+        }
+    }
+    let fit = search.run(&lanes, &weights);
     let (d, scales) = to_levels(&fit.scales, 63.0);
     let (dmin, mins) = to_levels(&fit.mins, 63.0);
     let six = SixBits { scales: scales.map(|l| l.min(63)), mins: mins.map(|l| l.min(63)) };
@@ -140,6 +162,7 @@ fn to_levels<const N: usize>(values: &[f32; N], top: f32) -> (u16, [u8; N]) {
 
 /// Rounds each value again, to the scales and minimums as they are stored. Sub-blocks whose scale
 /// became 0 keep their codes.
+#[inline(always)]
 fn recode<const SUBS: usize>(
     x: &[f32; SUPERBLOCK],
     mut codes: [u8; SUPERBLOCK],
@@ -171,7 +194,9 @@ enum Error {
     Squared,
 }
 
-/// The search for a sub-block's scale and minimum (ggml's `make_qkx2_quants`).
+/// The search for the sub-blocks' scales and minimums (ggml's `make_qkx2_quants`). All sub-blocks of a
+/// superblock are searched side by side, a lane for each: lanes never meet, so that each sums in ggml's
+/// order.
 struct Search {
     /// The largest code.
     code_max: u8,
@@ -182,162 +207,161 @@ struct Search {
     error: Error,
 }
 
-/// The best scale, negated minimum and codes for each of the `SUBS` sub-blocks.
+/// The best scale, negated minimum (which is >= 0) and codes for each of the `SUBS` sub-blocks.
 struct Fit<const SUBS: usize> {
     scales: [f32; SUBS],
     mins: [f32; SUBS],
     codes: [u8; SUPERBLOCK],
 }
 
-impl<const SUBS: usize> Fit<SUBS> {
-    fn of<const LEN: usize>(
-        x: &[f32; SUPERBLOCK],
-        search: &Search,
-        weigh: impl Fn(&[f32; LEN]) -> [f32; LEN],
-    ) -> Self {
-        let mut fit = Fit { scales: [0.0; SUBS], mins: [0.0; SUBS], codes: [0; SUPERBLOCK] };
-        let subs = x.as_chunks::<LEN>().0.iter().zip(fit.codes.as_chunks_mut::<LEN>().0);
-        for (i, (x, codes)) in subs.enumerate() {
-            (fit.scales[i], fit.mins[i]) = search.run(x, &weigh(x), codes);
-        }
-        fit
-    }
-}
-
-/// What all trials of one sub-block have in common.
-struct Block<'a, const LEN: usize> {
-    x: &'a [f32; LEN],
-    weights: &'a [f32; LEN],
-    /// What code 0 starts from: the smallest value, or the best trial's minimum; at most 0.
-    min: f32,
-    /// Sums of the weights and of the weighted values.
-    sum_w: f32,
-    sum_x: f32,
-}
-
-/// One scale and minimum, and the weighted error that they leave.
-#[derive(Clone, Copy)]
-struct Trial {
-    scale: f32,
-    min: f32,
-    error: f32,
+/// The trial's sums over the codes `l` of each sub-block, weighted: of `l`, `l * l`, `x * l`.
+struct Sums<const SUBS: usize> {
+    l: [f32; SUBS],
+    l2: [f32; SUBS],
+    xl: [f32; SUBS],
 }
 
 impl Search {
-    /// Fills `codes`; returns the scale and the negated minimum, which is >= 0.
-    fn run<const LEN: usize>(
+    #[inline(always)]
+    fn run<const SUBS: usize, const LEN: usize>(
         &self,
-        x: &[f32; LEN],
-        weights: &[f32; LEN],
-        codes: &mut [u8; LEN],
-    ) -> (f32, f32) {
+        x: &[[f32; SUBS]; LEN],
+        weights: &[[f32; SUBS]; LEN],
+    ) -> Fit<SUBS> {
+        let code_max = f32::from(self.code_max);
+        // `min` is what code 0 starts from: the smallest value, then the best trial's minimum.
         let (mut min, mut max) = (x[0], x[0]);
-        let (mut sum_w, mut sum_x) = (weights[0], weights[0] * x[0]);
-        for (&x, &w) in x.iter().zip(weights).skip(1) {
-            min = if x < min { x } else { min };
-            max = if x > max { x } else { max };
-            sum_w += w;
-            sum_x += w * x;
+        let (mut sum_w, mut sum_x) = (weights[0], [0f32; SUBS]);
+        for lane in 0..SUBS {
+            sum_x[lane] = weights[0][lane] * x[0][lane];
         }
-        if min > 0.0 {
-            min = 0.0;
+        for j in 1..LEN {
+            for lane in 0..SUBS {
+                let (x, w) = (x[j][lane], weights[j][lane]);
+                min[lane] = if x < min[lane] { x } else { min[lane] };
+                max[lane] = if x > max[lane] { x } else { max[lane] };
+                sum_w[lane] += w;
+                sum_x[lane] += w * x;
+            }
         }
-        if max == min {
-            codes.fill(0);
-            return (0.0, -min);
-        }
-        let mut block = Block { x, weights, min, sum_w, sum_x };
+        let min = min.map(|min| if min > 0.0 { 0.0 } else { min });
+        let mut from = min;
 
         // The inverse scale and minimum that the best codes come from.
-        let mut origin = (f32::from(self.code_max) / (max - min), min);
-        let mut best = Trial { scale: 1.0 / origin.0, min, error: 0.0 };
-        best.error = self.errors(&block, &[origin.0], &[best])[0];
-        // A better trial moves the minimum from which the later ones start, so that those already
-        // made with the old one are void.
-        let mut next = 0;
-        while next < self.trials {
-            let inverses: [f32; LANES] = std::array::from_fn(|lane| {
-                let wider = self.first + 0.1 * (next + lane) as f32;
-                (wider + f32::from(self.code_max)) / (max - block.min)
-            });
-            let trials = self.try_scales(&block, &inverses);
-            let better = trials.into_iter().take(self.trials - next).enumerate().find_map(
-                |(lane, trial)| Some((lane, trial.filter(|trial| trial.error < best.error)?)),
-            );
-            if let Some((lane, trial)) = better {
-                origin = (inverses[lane], block.min);
-                best = trial;
-                block.min = best.min;
-                next += lane + 1;
-            } else {
-                next += LANES;
+        let (mut inverse, mut origin) = ([0f32; SUBS], min);
+        let mut best_scale = [0f32; SUBS];
+        for lane in 0..SUBS {
+            inverse[lane] = code_max / (max[lane] - min[lane]);
+            best_scale[lane] = 1.0 / inverse[lane];
+        }
+        let mut best_min = min;
+        let mut codes = [[0f32; SUBS]; LEN];
+        self.codes(x, weights, &inverse, &min, &mut codes);
+        let mut best_error = self.errors(x, weights, &codes, &best_scale, &best_min);
+        for i in 0..self.trials {
+            let wider = self.first + 0.1 * i as f32;
+            let mut tried = [0f32; SUBS];
+            for lane in 0..SUBS {
+                tried[lane] = (wider + code_max) / (max[lane] - from[lane]);
+            }
+            let sums = self.codes(x, weights, &tried, &from, &mut codes);
+            // The scale and minimum that fit the codes best (weighted least squares, minimum at most
+            // 0), where the codes determine them.
+            let (mut scale, mut least) = ([0f32; SUBS], [0f32; SUBS]);
+            let mut determinant = [0f32; SUBS];
+            for lane in 0..SUBS {
+                let Sums { l, l2, xl } = &sums;
+                let (sum_w, sum_x) = (sum_w[lane], sum_x[lane]);
+                let det = sum_w * l2[lane] - l[lane] * l[lane];
+                let both = (sum_w * xl[lane] - sum_x * l[lane]) / det;
+                let low = (l2[lane] * sum_x - l[lane] * xl[lane]) / det;
+                let alone = xl[lane] / l2[lane];
+                scale[lane] = if low > 0.0 { alone } else { both };
+                least[lane] = if low > 0.0 { 0.0 } else { low };
+                determinant[lane] = det;
+            }
+            let error = self.errors(x, weights, &codes, &scale, &least);
+            for lane in 0..SUBS {
+                let better = determinant[lane] > 0.0 && error[lane] < best_error[lane];
+                let choose = |new: f32, old: f32| if better { new } else { old };
+                inverse[lane] = choose(tried[lane], inverse[lane]);
+                origin[lane] = choose(from[lane], origin[lane]);
+                best_scale[lane] = choose(scale[lane], best_scale[lane]);
+                best_min[lane] = choose(least[lane], best_min[lane]);
+                best_error[lane] = choose(error[lane], best_error[lane]);
+                from[lane] = choose(least[lane], from[lane]);
             }
         }
-        for (code, &x) in codes.iter_mut().zip(x) {
-            *code = self.code(origin.0, x, origin.1) as u8;
+        self.codes(x, weights, &inverse, &origin, &mut codes);
+        let mut fit = Fit { scales: best_scale, mins: [0.0; SUBS], codes: [0; SUPERBLOCK] };
+        for lane in 0..SUBS {
+            fit.mins[lane] = -best_min[lane];
+            if max[lane] == min[lane] {
+                (fit.scales[lane], fit.mins[lane]) = (0.0, -min[lane]);
+                continue;
+            }
+            for j in 0..LEN {
+                fit.codes[lane * LEN + j] = codes[j][lane] as i32 as u8;
+            }
         }
-        (best.scale, -best.min)
+        fit
     }
 
-    #[inline]
-    fn code(&self, inverse: f32, x: f32, min: f32) -> f32 {
-        nearest_float_in(inverse * (x - min), 0.0, f32::from(self.code_max))
-    }
-
-    /// For each trial inverse scale: its codes, the scale and minimum that fit these codes best
-    /// (weighted least squares, minimum at most 0), and their error. `None` where the codes don't
-    /// determine the two.
-    fn try_scales<const LEN: usize>(
+    /// The codes of each lane's inverse scale and minimum, and their sums.
+    #[inline(always)]
+    fn codes<const SUBS: usize, const LEN: usize>(
         &self,
-        block: &Block<LEN>,
-        inverses: &[f32; LANES],
-    ) -> [Option<Trial>; LANES] {
-        let (mut sum_l, mut sum_l2, mut sum_xl) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-        for (&x, &w) in block.x.iter().zip(block.weights) {
-            for lane in 0..LANES {
-                let l = self.code(inverses[lane], x, block.min);
-                sum_l[lane] += w * l;
-                sum_l2[lane] += w * l * l;
-                sum_xl[lane] += w * l * x;
+        x: &[[f32; SUBS]; LEN],
+        weights: &[[f32; SUBS]; LEN],
+        inverse: &[f32; SUBS],
+        min: &[f32; SUBS],
+        codes: &mut [[f32; SUBS]; LEN],
+    ) -> Sums<SUBS> {
+        let mut sum_l = [0f32; SUBS];
+        for j in 0..LEN {
+            for lane in 0..SUBS {
+                let steps = inverse[lane] * (x[j][lane] - min[lane]);
+                let l = nearest_float_in(steps, 0.0, f32::from(self.code_max));
+                codes[j][lane] = l;
+                sum_l[lane] += weights[j][lane] * l;
             }
         }
-        let Block { sum_w, sum_x, .. } = *block;
-        let determinants: [f32; LANES] =
-            std::array::from_fn(|i| sum_w * sum_l2[i] - sum_l[i] * sum_l[i]);
-        let mut trials: [Trial; LANES] = std::array::from_fn(|i| {
-            let scale = (sum_w * sum_xl[i] - sum_x * sum_l[i]) / determinants[i];
-            let min = (sum_l2[i] * sum_x - sum_l[i] * sum_xl[i]) / determinants[i];
-            if min > 0.0 {
-                Trial { scale: sum_xl[i] / sum_l2[i], min: 0.0, error: 0.0 }
-            } else {
-                Trial { scale, min, error: 0.0 }
-            }
-        });
-        let errors = self.errors(block, inverses, &trials);
-        for (trial, error) in trials.iter_mut().zip(errors) {
-            trial.error = error;
+        // One sum in a loop: of three, LLVM makes scalars, and without one it makes vectors across `j`.
+        Sums {
+            l: sum_l,
+            l2: sum::<SUBS, LEN>(|j, lane| weights[j][lane] * codes[j][lane] * codes[j][lane]),
+            xl: sum::<SUBS, LEN>(|j, lane| weights[j][lane] * codes[j][lane] * x[j][lane]),
         }
-        std::array::from_fn(|i| (determinants[i] > 0.0).then_some(trials[i]))
     }
 
-    /// The weighted error of each trial, for the codes of its inverse scale.
-    fn errors<const LEN: usize, const N: usize>(
+    /// The weighted error of each lane's scale and minimum with its codes.
+    #[inline(always)]
+    fn errors<const SUBS: usize, const LEN: usize>(
         &self,
-        block: &Block<LEN>,
-        inverses: &[f32; N],
-        trials: &[Trial; N],
-    ) -> [f32; N] {
-        let mut errors = [0f32; N];
-        for (&x, &w) in block.x.iter().zip(block.weights) {
-            for i in 0..N {
-                let l = self.code(inverses[i], x, block.min);
-                let diff = trials[i].scale * l + trials[i].min - x;
-                let loss = if self.error == Error::Absolute { diff.abs() } else { diff * diff };
-                errors[i] += w * loss;
-            }
-        }
-        errors
+        x: &[[f32; SUBS]; LEN],
+        weights: &[[f32; SUBS]; LEN],
+        codes: &[[f32; SUBS]; LEN],
+        scale: &[f32; SUBS],
+        min: &[f32; SUBS],
+    ) -> [f32; SUBS] {
+        sum::<SUBS, LEN>(|j, lane| {
+            let diff = scale[lane] * codes[j][lane] + min[lane] - x[j][lane];
+            let loss = if self.error == Error::Absolute { diff.abs() } else { diff * diff };
+            weights[j][lane] * loss
+        })
     }
+}
+
+/// Sums of each lane over its values `[j]`, ascending.
+#[inline(always)]
+fn sum<const SUBS: usize, const LEN: usize>(term: impl Fn(usize, usize) -> f32) -> [f32; SUBS] {
+    let mut sums = [0f32; SUBS];
+    for j in 0..LEN {
+        for lane in 0..SUBS {
+            sums[lane] += term(j, lane);
+        }
+    }
+    sums
 }
 
 #[cfg(test)]

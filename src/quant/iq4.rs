@@ -2,11 +2,14 @@
 //! (256 values; sub-blocks of 32 with `w = d * (scale - 32) * LEVELS[q]`, 6-bit scales).
 
 use super::pack::{pack, put, take, take_f16, unpack};
-use super::round::{LANES, ZERO, extreme, inverse, nearest_in};
+use super::round::{ZERO, extreme, inverse, nearest_in};
 use super::{SUPERBLOCK, f32_to_f16};
 
 /// Values per sub-block.
 const SUB: usize = 32;
+/// Trial scales that a search evaluates side by side: their sums are independent chains, which the
+/// compiler can keep in vector lanes while each still adds in the stated order.
+const LANES: usize = 4;
 
 /// What the codes stand for (ggml's `kvalues_iq4nl`).
 pub const LEVELS: [i8; 16] =

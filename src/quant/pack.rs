@@ -25,7 +25,7 @@ pub fn unpack<const BITS: usize, const STRIDE: usize>(
 }
 
 /// The inverse of [`unpack`]: bits `shift..shift + BITS` of each code, packed.
-#[inline]
+#[inline(always)]
 pub fn pack<const BITS: usize, const STRIDE: usize, const N: usize>(
     codes: &[u8],
     shift: usize,
@@ -60,7 +60,7 @@ pub fn take_f16(block: &mut &[u8]) -> f32 {
 }
 
 /// Fills a block with its fields, which together are exactly as long.
-#[inline]
+#[inline(always)]
 pub fn put<const N: usize>(block: &mut [u8; N], fields: &[&[u8]]) {
     let mut rest = block.as_mut_slice();
     for field in fields {

@@ -6,7 +6,7 @@
 //! | Q6_K | 6 bits | 32 | i8 |
 
 use super::pack::{pack, put, take, take_f16, unpack};
-use super::round::{LANES, ZERO, extreme, nearest, nearest_float_in, nearest_in};
+use super::round::{ZERO, extreme, lanes, nearest, nearest_float_in, nearest_in};
 use super::{SUPERBLOCK, f16_to_f32, f32_to_f16};
 
 /// Values in a sub-block, and sub-blocks in a superblock.
@@ -72,8 +72,9 @@ pub fn encode_q3_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 110]) {
     );
 }
 
+#[inline(always)]
 pub fn encode_q6_k(x: &[f32; SUPERBLOCK], block: &mut [u8; 210]) {
-    let (scales, mut codes) = fit(x, fit_by_trials);
+    let (scales, mut codes) = fit_by_trials(x);
     if extreme(&scales).abs() < ZERO {
         block.fill(0);
         return;
@@ -118,6 +119,7 @@ fn to_levels(scales: &[f32; SUB], lowest: f32, to_level: impl Fn(i32) -> i8) -> 
 
 /// Rounds each value again, to the scales as they are stored. Sub-blocks whose scale became 0 keep
 /// their codes.
+#[inline(always)]
 fn recode(
     x: &[f32; SUPERBLOCK],
     codes: &mut [u8; SUPERBLOCK],
@@ -138,37 +140,51 @@ fn recode(
     }
 }
 
-/// Q6_K's fit (ggml's `make_qx_quants`, weights x^2): the scale that maps the extreme value to -32,
-/// and 18 around it; the best by weighted least squares wins. Returns the scale, fills the codes.
-fn fit_by_trials(x: &[f32; SUB], codes: &mut [u8; SUB]) -> f32 {
-    let max = extreme(x);
-    if max.abs() < ZERO {
-        return 0.0;
-    }
-    let mut best_inverse = -32.0 / max;
-    let ([sum_lx], [sum_l2]) = moments(x, &[best_inverse]);
-    let mut scale = if sum_l2 != 0.0 { sum_lx / sum_l2 } else { 0.0 };
-    let mut best = scale * sum_lx;
-    for first in (0..TENTHS.len()).step_by(LANES) {
-        let tenths = &TENTHS[first..TENTHS.len().min(first + LANES)];
-        let inverses: [f32; LANES] = std::array::from_fn(|lane| {
-            let tenths = tenths.get(lane).copied().unwrap_or(0.0);
-            -(32.0 + 0.1 * tenths) / max
-        });
-        let (sums_lx, sums_l2) = moments(x, &inverses);
-        for lane in 0..tenths.len() {
-            let (sum_lx, sum_l2) = (sums_lx[lane], sums_l2[lane]);
-            if sum_l2 > 0.0 && sum_lx * sum_lx > best * sum_l2 {
-                scale = sum_lx / sum_l2;
-                best = scale * sum_lx;
-                best_inverse = inverses[lane];
-            }
+/// Q6_K's fit of all sub-blocks, side by side (ggml's `make_qx_quants`, weights x^2): the scale that maps
+/// the extreme value to -32, and 18 around it; the best by weighted least squares wins.
+#[inline(always)]
+fn fit_by_trials(x: &[f32; SUPERBLOCK]) -> ([f32; SUB], [u8; SUPERBLOCK]) {
+    let lanes = lanes::<SUB, SUB>(x);
+    // The first value of the largest magnitude, as `extreme` has it.
+    let mut max = [0f32; SUB];
+    for j in 0..SUB {
+        for lane in 0..SUB {
+            let x = lanes[j][lane];
+            max[lane] = if x.abs() > max[lane].abs() { x } else { max[lane] };
         }
     }
-    for (code, &x) in codes.iter_mut().zip(x) {
-        *code = (nearest_in(best_inverse * x, -32, 31) + 32) as u8;
+    let mut best_inverse = max.map(|max| -32.0 / max);
+    let (sum_lx, sum_l2) = moments(&lanes, &best_inverse);
+    let (mut scale, mut best) = ([0f32; SUB], [0f32; SUB]);
+    for lane in 0..SUB {
+        let quotient = sum_lx[lane] / sum_l2[lane];
+        scale[lane] = if sum_l2[lane] != 0.0 { quotient } else { 0.0 };
+        best[lane] = scale[lane] * sum_lx[lane];
     }
-    scale
+    for tenths in TENTHS {
+        let inverse = max.map(|max| -(32.0 + 0.1 * tenths) / max);
+        let (sum_lx, sum_l2) = moments(&lanes, &inverse);
+        for lane in 0..SUB {
+            let (lx, l2) = (sum_lx[lane], sum_l2[lane]);
+            let better = l2 > 0.0 && lx * lx > best[lane] * l2;
+            let choose = |new: f32, old: f32| if better { new } else { old };
+            scale[lane] = choose(lx / l2, scale[lane]);
+            best[lane] = choose(scale[lane] * lx, best[lane]);
+            best_inverse[lane] = choose(inverse[lane], best_inverse[lane]);
+        }
+    }
+    let mut codes = [0; SUPERBLOCK];
+    for lane in 0..SUB {
+        if max[lane].abs() < ZERO {
+            scale[lane] = 0.0;
+            continue;
+        }
+        for j in 0..SUB {
+            let code = nearest_in(best_inverse[lane] * lanes[j][lane], -32, 31) + 32;
+            codes[lane * SUB + j] = code as u8;
+        }
+    }
+    (scale, codes)
 }
 
 /// The steps by which a trial's range differs from 32, in tenths, in the order of the trials.
@@ -177,14 +193,16 @@ const TENTHS: [f32; 18] = [
     9.0,
 ];
 
-/// For each inverse scale, with weights x^2: the sums of `w * x * l` and of `w * l * l` over its
+/// For each lane's inverse scale, with weights x^2: the sums of `w * x * l` and of `w * l * l` over its
 /// codes l in -32..32.
-fn moments<const N: usize>(x: &[f32; SUB], inverses: &[f32; N]) -> ([f32; N], [f32; N]) {
-    let (mut sums_lx, mut sums_l2) = ([0f32; N], [0f32; N]);
-    for &x in x {
-        let w = x * x;
-        for lane in 0..N {
-            let l = nearest_float_in(inverses[lane] * x, -32.0, 31.0);
+#[inline(always)]
+fn moments(x: &[[f32; SUB]; SUB], inverse: &[f32; SUB]) -> ([f32; SUB], [f32; SUB]) {
+    let (mut sums_lx, mut sums_l2) = ([0f32; SUB], [0f32; SUB]);
+    for j in 0..SUB {
+        for lane in 0..SUB {
+            let x = x[j][lane];
+            let w = x * x;
+            let l = nearest_float_in(inverse[lane] * x, -32.0, 31.0);
             sums_lx[lane] += w * x * l;
             sums_l2[lane] += w * l * l;
         }

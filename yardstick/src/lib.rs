@@ -8,6 +8,7 @@
 //! | [`args`] | the programs' command lines |
 //! | [`machine`], [`results`], [`stats`] | the machine's name; CSV files; medians |
 //! | [`cycles`], [`limits`] | time in cycles; the machine's best rates |
+//! | [`checkpoint`], [`process`] | checkpoints of random weights; processes seen from outside |
 //! | [`ggml`] | ggml's encoders and decoders |
 //! | [`pool`] | ggml's threads |
 //! | [`products`] | the products that `ops` times |
@@ -17,6 +18,7 @@
 //! | [`speed`] | tokens per second of whoever runs a model |
 
 pub mod args;
+pub mod checkpoint;
 pub mod cycles;
 pub mod ggml;
 pub mod limits;
@@ -25,6 +27,7 @@ pub mod machine;
 pub mod mul_mat;
 pub mod ours;
 pub mod pool;
+pub mod process;
 pub mod products;
 pub mod results;
 pub mod score;

@@ -195,6 +195,7 @@ impl FromStr for FileType {
             "F16" => sys::LLAMA_FTYPE_MOSTLY_F16,
             "Q4_0" => sys::LLAMA_FTYPE_MOSTLY_Q4_0,
             "Q4_1" => sys::LLAMA_FTYPE_MOSTLY_Q4_1,
+            "Q4_K_S" => sys::LLAMA_FTYPE_MOSTLY_Q4_K_S,
             "Q4_K_M" => sys::LLAMA_FTYPE_MOSTLY_Q4_K_M,
             "Q6_K" => sys::LLAMA_FTYPE_MOSTLY_Q6_K,
             "Q8_0" => sys::LLAMA_FTYPE_MOSTLY_Q8_0,

@@ -5,7 +5,10 @@
 //! bytes, so that what must be unpacked first is in memory only while it is read.
 
 use super::{Dtype, Entry};
-use pith::quant::{bf16_to_f32, f16_to_f32};
+use pith::{
+    kernel::Kernels,
+    quant::{bf16_to_f32, f16_to_f32},
+};
 
 /// Values of one tensor in some order: `shape` with the last dimension as the row.
 #[derive(Clone, Debug)]
@@ -99,6 +102,9 @@ impl View {
         match self.dtype {
             Dtype::F64 => self.read_as(data, first, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
             Dtype::F32 => self.read_as(data, first, out, f32::from_le_bytes),
+            Dtype::F16 if self.strides[self.shape.len() - 1] == 1 => {
+                self.read_halves(data, first, out)
+            }
             Dtype::F16 => self.read_as(data, first, out, |b| f16_to_f32(u16::from_le_bytes(b))),
             Dtype::BF16 => self.read_as(data, first, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
             Dtype::F8E4M3 => self.read_as(data, first, out, |[b]| e4m3_to_f32(b)),
@@ -106,6 +112,21 @@ impl View {
                 self.read_as(data, first, out, |[b]| f16_to_f32(u16::from_le_bytes([0, b])));
             }
             Dtype::Other { name, .. } => unreachable!("Source::view gives no {name} views"),
+        }
+    }
+
+    /// Rows of adjacent halves, by the vectors of this machine.
+    fn read_halves(&self, data: &[u8], first: usize, out: &mut [f32]) {
+        const PIECE: usize = 256;
+        let (elements, _) = data.as_chunks::<2>();
+        let mut halves = [0; PIECE];
+        for (row, out) in out.chunks_exact_mut(self.n_in()).enumerate() {
+            let row = &elements[self.row_start(first + row)..][..out.len()];
+            for (row, out) in row.chunks(PIECE).zip(out.chunks_mut(PIECE)) {
+                let halves = &mut halves[..row.len()];
+                halves.iter_mut().zip(row).for_each(|(half, &le)| *half = u16::from_le_bytes(le));
+                Kernels::best().from_f16(halves, out);
+            }
         }
     }
 

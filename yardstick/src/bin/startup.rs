@@ -4,13 +4,13 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use yardstick::args::Args;
 use yardstick::llama::{Load, Logits, Model};
 use yardstick::machine;
+use yardstick::process::{ended_well, memory};
 use yardstick::score::argmax;
 use yardstick::stats::median;
 
@@ -19,8 +19,6 @@ const USAGE: &str = "startup MODEL.gguf [--pith COMMAND] [--prompt TEXT] [--gen 
 
 /// The word on the command line that makes this program llama.cpp's side.
 const CHILD: &str = "llama-child";
-/// How often a process's memory is looked at.
-const LOOK: Duration = Duration::from_micros(500);
 
 fn main() -> Result<(), String> {
     let mut args = Args::of_program();
@@ -98,32 +96,6 @@ fn first_byte(command: &mut Command) -> Result<f64, String> {
     ended_well(&mut child)?;
     read.and(rest).map_err(|e| e.to_string())?;
     Ok(seconds)
-}
-
-fn ended_well(child: &mut Child) -> Result<(), String> {
-    let status = child.wait().map_err(|e| e.to_string())?;
-    if status.success() { Ok(()) } else { Err(status.to_string()) }
-}
-
-/// The most anonymous memory that a process is seen to have, and its peak of all that is resident,
-/// in MB.
-fn memory(command: &mut Command) -> Result<(f64, f64), String> {
-    let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let status = format!("/proc/{}/status", child.id());
-    let (mut anonymous, mut peak) = (0.0, 0.0);
-    while child.try_wait().map_err(|e| e.to_string())?.is_none() {
-        let status = fs::read_to_string(&status).unwrap_or_default();
-        let megabytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-            number.map_or(0.0, |kib| kib * 1024.0 / 1e6)
-        };
-        anonymous = megabytes("RssAnon:").max(anonymous);
-        peak = megabytes("VmHWM:").max(peak);
-        thread::sleep(LOOK);
-    }
-    ended_well(&mut child)?;
-    Ok((anonymous, peak))
 }
 
 /// llama.cpp's side: the likeliest tokens, each printed at once.
