@@ -236,6 +236,17 @@ impl Kernels {
         unsafe { (self.matmul[format.index()])(w, n_in, x, scratch, out) }
     }
 
+    /// As [`Kernels::matmul`] of F32 rows that aren't a file's.
+    ///
+    /// # Panics
+    /// As [`Kernels::matmul`].
+    #[cfg(target_endian = "little")]
+    pub fn matmul_f32(&self, w: &[f32], n_in: usize, x: &[f32], out: &mut Tile<'_, f32>) {
+        // SAFETY: a float is four bytes, any of which are sound, in a file's order.
+        let bytes = unsafe { std::slice::from_raw_parts(w.as_ptr().cast(), size_of_val(w)) };
+        self.matmul(Format::F32, bytes, n_in, Input::F32(x), &mut [], out);
+    }
+
     /// out = x / sqrt(mean(x^2) + eps) * weight, all `[n]`.
     ///
     /// # Panics

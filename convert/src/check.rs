@@ -7,8 +7,8 @@
 //! * **rows**: each row of each tensor, decoded, is the source's row, up to what rounding to its format
 //!   can do ([`row_limit`]); so a row in another's place is found in any format;
 //! * **logits**: a sample is run through the file with a [`Session`], and through a plain f32 network
-//!   over the source's tensors (`forward`), which shares neither plan nor kernels nor keys with the
-//!   runtime. Mean KL divergence, source || written, is bound by [`kl_limit`].
+//!   over the source's tensors (`forward`), which shares neither plan nor keys with the runtime, and of
+//!   its kernels the product of F32 rows alone. Mean KL divergence, source || written, is bound by [`kl_limit`].
 //!
 //! The source is streamed: some rows at a time are in memory, and what the sample needs of activations.
 
