@@ -39,12 +39,16 @@ const CLASSIFIERS: [(ClassifierKind, &[&str]); 2] = [
         ClassifierKind::Sequence,
         &[
             "gpt2", "gptneo", "gptj", "gptneox", "opt", "bloom", "llama", "qwen2", "qwen3",
-            "gemma", "gemma2", "gemma3",
+            "gemma", "gemma2", "gemma3", "falcon", "mpt", "starcoder", "starcoder2", "phi2", "phi3",
+            "smollm3", "stablelm", "olmo", "olmo2",
         ],
     ),
     (
         ClassifierKind::Token,
-        &["gpt2", "gptneo", "gptneox", "bloom", "llama", "qwen2", "qwen3", "gemma", "gemma2"],
+        &[
+            "gpt2", "gptneo", "gptneox", "bloom", "llama", "qwen2", "qwen3", "gemma", "gemma2",
+            "falcon", "mpt", "starcoder", "starcoder2", "phi2", "phi3", "smollm3", "stablelm",
+        ],
     ),
 ];
 
