@@ -170,14 +170,13 @@ fn text(report: &Report, out: &str) -> String {
     if report.tied {
         lines.push("the output matrix is the embedding: stored once".into());
     }
-    lines.extend(report.fallbacks.iter().map(|fallback| {
+    lines.extend(grouped(report.fallbacks.iter().map(|fallback| {
         let (wanted, got) = (fallback.wanted.name(), fallback.got.name());
         let block = fallback.wanted.block_len();
-        format!(
-            "{} is {got}: rows of {} do not fit {wanted}'s blocks of {block}",
-            fallback.tensor, fallback.n_in
-        )
-    }));
+        let why =
+            format!("{got}: rows of {} do not fit {wanted}'s blocks of {block}", fallback.n_in);
+        (fallback.tensor.as_str(), why)
+    })));
     lines.extend(
         report
             .adapters
@@ -197,7 +196,8 @@ fn text(report: &Report, out: &str) -> String {
             .into_iter()
             .map(|(how, n)| format!("{n} tensor{}: {how}", if n == 1 { "" } else { "s" })),
     );
-    lines.extend(report.ignored.iter().map(|(name, why)| format!("ignored {name}: {why}")));
+    let ignored = grouped(report.ignored.iter().map(|(name, why)| (name.as_str(), why.clone())));
+    lines.extend(ignored.map(|line| format!("ignored {line}")));
     lines.extend(
         report
             .allowed_unknown
@@ -225,6 +225,21 @@ fn check_text(check: Option<&Check>) -> String {
         100.0 * check.top1,
         100.0 * check.worst_row.0
     )
+}
+
+/// A line for each reason, in the order of first occurrence: the first name, and how many more.
+fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> impl Iterator<Item = String> {
+    let mut groups: Vec<(&str, String, usize)> = Vec::new();
+    for (name, why) in pairs {
+        match groups.iter_mut().find(|(_, known, _)| *known == why) {
+            Some((.., more)) => *more += 1,
+            None => groups.push((name, why, 0)),
+        }
+    }
+    groups.into_iter().map(|(name, why, more)| match more {
+        0 => format!("{name}: {why}"),
+        _ => format!("{name} and {more} more: {why}"),
+    })
 }
 
 /// Each text once, in the order of first occurrence, with how often it occurs.

@@ -69,6 +69,7 @@ pub const HARMLESS: &[(&str, &str)] = &[
     ("tf_legacy_loss", TRAINING),
     ("xla_device", TRAINING),
     ("neftune_noise_alpha", TRAINING),
+    ("line_by_line", TRAINING),
     ("prefix", "text that one program puts before a prompt"),
     ("task_specific_params", "defaults of one program"),
     ("tokenizer_class", TOKENIZER),
