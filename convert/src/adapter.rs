@@ -6,6 +6,7 @@
 //! the tensor is (huggingface/peft, `src/peft/utils/save_and_load.py`).
 
 mod alone;
+mod changed;
 mod merge;
 mod pattern;
 mod settings;

@@ -6,11 +6,16 @@
 //! `dora.py`): W + scale B A, and for DoRA (Liu et al. 2024) m (W + scale B A) / |W + scale B A|
 //! with the length of what belongs to one output.
 
-use super::{Adapter, LowRank, finite, settings::names_module};
+use super::{
+    Adapter, LowRank,
+    changed::{Change, Changed, Magnitude},
+    finite,
+    settings::names_module,
+};
 use crate::{
     config::Config,
     mapping,
-    source::{Data, Dtype, Entry, Packed, Source, Tensor, View, contiguous},
+    source::{Data, Dtype, Entry, Packed, Source, Tensor, contiguous},
 };
 use pith::{Error, Result};
 use pith_models::{Fold, Need, TensorRow};
@@ -20,38 +25,6 @@ use std::{collections::HashSet, fmt, sync::Arc};
 struct Whole {
     adapter: Arc<Source>,
     tensor: String,
-}
-
-/// A base's tensor with a change.
-struct Changed {
-    /// Where its values come from.
-    base: Data,
-    /// Order of its values in those bytes.
-    view: View,
-    adapter: Arc<Source>,
-    change: Change,
-}
-
-enum Change {
-    /// scale * left * right is added to `[n_rows, n_cols]`.
-    LowRank {
-        /// `[n_rows, rank]`: the adapter's tensor, and whether it is stored transposed.
-        left: (String, bool),
-        /// `[rank, n_cols]`.
-        right: (String, bool),
-        rank: usize,
-        scale: f32,
-        magnitude: Option<Magnitude>,
-    },
-    /// scale * the adapter's vector is added to a bias.
-    Bias { tensor: String, scale: f32 },
-}
-
-/// DoRA's lengths.
-struct Magnitude {
-    values: Vec<f32>,
-    /// Whether an output is a column.
-    columns: bool,
 }
 
 impl Adapter {
@@ -280,94 +253,5 @@ impl Packed for Whole {
 impl fmt::Debug for Whole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the adapter's {}", self.tensor)
-    }
-}
-
-impl Packed for Changed {
-    fn unpack(&self, file: &[u8]) -> Result<Vec<u8>> {
-        let mut values = vec![0.0; self.view.n_rows() * self.view.n_in()];
-        match &self.base {
-            Data::Mapped { range, crc } => {
-                let bytes = &file[range.clone()];
-                if let Some(crc) = *crc {
-                    crc.check(bytes, &format!("{self:?}"), range.start)?;
-                }
-                self.view.read(bytes, 0, &mut values);
-            }
-            Data::Packed(packed) => self.view.read(&packed.unpack(file)?, 0, &mut values),
-        }
-        self.apply(&mut values)?;
-        Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-}
-
-impl fmt::Debug for Changed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = match &self.change {
-            Change::LowRank { left: (name, _), .. } | Change::Bias { tensor: name, .. } => name,
-        };
-        write!(f, "the base's tensor, changed by {by}")
-    }
-}
-
-impl Changed {
-    fn apply(&self, values: &mut [f32]) -> Result<()> {
-        match &self.change {
-            Change::Bias { tensor, scale } => {
-                let bias = self.factor(tensor, false)?;
-                values.iter_mut().zip(&bias).for_each(|(value, bias)| *value += scale * bias);
-            }
-            Change::LowRank { left, right, rank, scale, magnitude } => {
-                let n_cols = self.view.n_in();
-                let left = self.factor(&left.0, left.1)?;
-                let right = self.factor(&right.0, right.1)?;
-                let mut delta = vec![0.0; n_cols];
-                let rows = values.chunks_exact_mut(n_cols).zip(left.chunks_exact(*rank));
-                for (row, left) in rows {
-                    delta.fill(0.0);
-                    for (l, right) in left.iter().zip(right.chunks_exact(n_cols)) {
-                        delta.iter_mut().zip(right).for_each(|(delta, r)| *delta += l * r);
-                    }
-                    row.iter_mut().zip(&delta).for_each(|(value, delta)| *value += scale * delta);
-                }
-                if let Some(magnitude) = magnitude {
-                    magnitude.apply(values, n_cols);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A tensor of the adapter, its rows made columns or not.
-    fn factor(&self, name: &str, transposed: bool) -> Result<Vec<f32>> {
-        let tensor = self.adapter.tensor(name);
-        let tensor = tensor.ok_or_else(|| Error::Invalid(format!("no `{name}`")))?;
-        let values = finite(&self.adapter, tensor)?;
-        let &[n_rows, n_cols] = tensor.entry.shape.as_slice() else { return Ok(values) };
-        if !transposed {
-            return Ok(values);
-        }
-        let column = |i: usize| (0..n_rows).map(move |row| row * n_cols + i);
-        Ok((0..n_cols).flat_map(column).map(|at| values[at]).collect())
-    }
-}
-
-impl Magnitude {
-    /// Gives what belongs to each output its length. An output that is all zero stays so, where
-    /// PEFT would divide by zero.
-    fn apply(&self, values: &mut [f32], n_cols: usize) {
-        let mut squares = vec![0.0f64; self.values.len()];
-        let output = |i: usize| if self.columns { i % n_cols } else { i / n_cols };
-        for (i, value) in values.iter().enumerate() {
-            squares[output(i)] += f64::from(*value) * f64::from(*value);
-        }
-        let factor = |(magnitude, square): (&f32, &f64)| match square.sqrt() as f32 {
-            0.0 => 0.0,
-            length => magnitude / length,
-        };
-        let factors: Vec<f32> = self.values.iter().zip(&squares).map(factor).collect();
-        for (i, value) in values.iter_mut().enumerate() {
-            *value *= factors[output(i)];
-        }
     }
 }
