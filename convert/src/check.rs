@@ -32,6 +32,7 @@ use pith::{
     session,
     tokenizer::{Encode, Tokenizer},
 };
+use std::path::Path;
 use weights::Weights;
 
 /// Most tokens of the sample.
@@ -155,8 +156,42 @@ pub(crate) fn compare(
     let block = &config.family.block;
     let logits = Forward { weights: &weights, block, hp: &wanted }.logits(&ids, before)?;
     let (kl, top1) = distance(&model, &ids, &logits, pool.current_num_threads())?;
-    weights.read_the_rest()?;
+    conclude(&weights, &gguf, ids.len(), (kl, top1), faults)
+}
 
+/// Compares a written GGUF file with the one that it was made of, which the runtime runs, too.
+pub(crate) fn compare_files(original: &Path, written: &Written<'_, '_>) -> Result<Check> {
+    let (wanted, model) = (Model::open(original)?, Model::open(written.path)?);
+    let gguf = Gguf::parse(model.bytes())?;
+    let none = Source::default();
+    let tensors = written.jobs.iter().map(|job| &job.mapped);
+    let weights = Weights::new(&none, tensors, &gguf, written.pool)?;
+    let hp = wanted.hparams();
+    let mut faults = numbers::differences(hp.clone(), model.hparams());
+    if wanted.classifier() != model.classifier() {
+        faults.push("the file's head is another".into());
+    }
+    let n = SAMPLE.min(hp.n_ctx);
+    let ids = sample(model.tokenizer(), hp.n_vocab, n);
+    let n_threads = written.pool.current_num_threads();
+    let mut logits = Vec::new();
+    each_logits(&wanted, &ids, n_threads, |at, row| {
+        logits.resize(row.len() * n, 0.0);
+        logits.chunks_exact_mut(n).zip(row).for_each(|(all, &logit)| all[at] = logit);
+    })?;
+    let found = distance(&model, &ids, &logits, n_threads)?;
+    conclude(&weights, &gguf, n, found, faults)
+}
+
+/// What a comparison found, when the rows that no product has read are compared, too.
+fn conclude(
+    weights: &Weights<'_>,
+    gguf: &Gguf<'_>,
+    n_tokens: usize,
+    (kl, top1): (f64, f64),
+    mut faults: Vec<String>,
+) -> Result<Check> {
+    weights.read_the_rest()?;
     let formats = gguf.tensors().iter().map(|tensor| kl_limit(tensor.format));
     let kl_limit = formats.fold(0.0, f64::max);
     let (worst_row, bad_rows) = weights.findings();
@@ -164,12 +199,11 @@ pub(crate) fn compare(
     // A NaN is over every limit.
     if kl.is_nan() || kl > kl_limit {
         faults.push(format!(
-            "a sample of {} tokens diverges by {kl:.3e} nats (KL, mean) where at most {kl_limit:e} is \
-             rounding",
-            ids.len()
+            "a sample of {n_tokens} tokens diverges by {kl:.3e} nats (KL, mean) where at most \
+             {kl_limit:e} is rounding"
         ));
     }
-    Ok(Check { n_tokens: ids.len(), kl, kl_limit, top1, worst_row, faults })
+    Ok(Check { n_tokens, kl, kl_limit, top1, worst_row, faults })
 }
 
 /// What differs of a classification head.
@@ -196,18 +230,9 @@ fn sample(tokenizer: &Tokenizer, n_vocab: usize, n: usize) -> Vec<u32> {
 /// ids.
 fn distance(model: &Model, ids: &[u32], wanted: &[f32], n_threads: usize) -> Result<(f64, f64)> {
     let n = ids.len();
-    let options = session::Options {
-        n_ctx: n,
-        n_batch: n,
-        n_logits: LOGITS,
-        cache: cache::Type::F32,
-        n_threads,
-        ..session::Options::default()
-    };
-    let mut session = Session::new(model, &options)?;
     let (mut kl, mut same, mut rows) = (0.0, 0u32, 0u32);
     let mut column = vec![0.0; wanted.len() / n];
-    let mut compare = |at: usize, got: &[f32]| {
+    each_logits(model, ids, n_threads, |at, got| {
         for (value, row) in column.iter_mut().zip(wanted.chunks_exact(n)) {
             *value = row[at];
         }
@@ -218,16 +243,36 @@ fn distance(model: &Model, ids: &[u32], wanted: &[f32], n_threads: usize) -> Res
             Some(_) => divergence(&[&column, &[0.0][..]].concat(), &[got, &[0.0]].concat()),
         };
         rows += 1;
-    };
-    match model.classifier() {
-        None => session.eval_all(0, ids, |first, logits| {
-            let rows = logits.chunks_exact(wanted.len() / n).enumerate();
-            rows.for_each(|(i, got)| compare(first + i, got));
-        })?,
-        Some(_) => session.classify(&[(0, ids)], |_, at, got| compare(at, got))?,
-    }
+    })?;
     let rows = f64::from(rows);
     Ok((kl / rows, f64::from(same) / rows))
+}
+
+/// What the runtime computes after each token, or, of a head that labels texts, after the last.
+fn each_logits(
+    model: &Model,
+    ids: &[u32],
+    n_threads: usize,
+    mut each: impl FnMut(usize, &[f32]),
+) -> Result<()> {
+    let n = ids.len();
+    let options = session::Options {
+        n_ctx: n,
+        n_batch: n,
+        n_logits: LOGITS,
+        cache: cache::Type::F32,
+        n_threads,
+        ..session::Options::default()
+    };
+    let mut session = Session::new(model, &options)?;
+    if model.classifier().is_some() {
+        return session.classify(&[(0, ids)], |_, at, logits| each(at, logits));
+    }
+    let n_vocab = model.hparams().n_vocab;
+    session.eval_all(0, ids, |first, logits| {
+        let rows = logits.chunks_exact(n_vocab).enumerate();
+        rows.for_each(|(i, row)| each(first + i, row));
+    })
 }
 
 /// KL divergence of softmax(b) from softmax(a), in nats.

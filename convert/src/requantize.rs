@@ -2,7 +2,7 @@
 //! [`types`](crate::types) gives to the new type. What has its format already is copied.
 
 use crate::{
-    Options, Progress, Report, Target,
+    Options, Progress, Report, Target, check,
     mapping::{Mapped, Values},
     metadata::{QUANTIZATION_VERSION, most_common},
     output::{is_same_file, part_of_source, taken},
@@ -74,8 +74,15 @@ pub(crate) fn requantize(
     let requantized = requantized.map(|(t, _)| (t.name.to_owned(), t.format)).collect();
     let none = Source::default();
     let mut work = Work { source: &none, jobs, writer, out, threads: options.threads };
-    let bytes_out = work.write(progress, |_| Ok(()))?;
+    let mut checked = None;
+    let bytes_out = work.write(progress, |written| {
+        if options.check {
+            checked = Some(check::compare_files(source, written)?.verdict()?);
+        }
+        Ok(())
+    })?;
     Ok(Report {
+        check: checked,
         stock: family.stock && gguf.tensor("cls.output.weight").is_none(),
         tied: gguf.tensor("output.weight").is_none(),
         requantized,

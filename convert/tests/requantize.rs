@@ -13,8 +13,11 @@ use std::{fs, ops::ControlFlow, path::Path};
 use support::*;
 
 fn requantized(source: &Path, target: &str) -> pith::Result<(Vec<u8>, Report)> {
+    requantized_by(source, Options { no_tokenizer: false, name: None, ..options(target) })
+}
+
+fn requantized_by(source: &Path, options: Options) -> pith::Result<(Vec<u8>, Report)> {
     let out = source.with_extension("out.gguf");
-    let options = Options { no_tokenizer: false, name: None, ..options(target) };
     let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(()))?;
     Ok((fs::read(out).unwrap(), report))
 }
@@ -52,6 +55,8 @@ fn an_unquantized_source_gives_the_bytes_of_the_checkpoint() {
                 let (got, report) = requantized(&source, format.name()).unwrap();
                 assert!(got == converted(folder.path(), format.name()), "{from} to {format}");
                 assert_eq!(report.requantized, []);
+                let check = report.check.unwrap();
+                assert!(check.n_tokens == 16 && check.kl < check.kl_limit, "{format}: {check:?}");
             }
             let (same, _) = requantized(&source, "source").unwrap();
             assert!(same == fs::read(&source).unwrap());
@@ -116,7 +121,11 @@ fn keys_of_all_types_and_the_alignment_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source.gguf");
     foreign(&source, 64, |_| ());
-    let (got, _) = requantized(&source, "q8_0").unwrap();
+    // The runtime runs no such file, so that it can't be checked.
+    let refused = requantized(&source, "q8_0").unwrap_err().to_string();
+    assert!(refused.contains("embedding_length"), "{refused}");
+    let options = Options { no_tokenizer: false, name: None, check: false, ..options("q8_0") };
+    let (got, _) = requantized_by(&source, options.clone()).unwrap();
     let (got, before) = (Gguf::parse(&got).unwrap(), fs::read(&source).unwrap());
     let before = Gguf::parse(&before).unwrap();
     assert_eq!(got.alignment(), 64);
@@ -146,7 +155,7 @@ fn keys_of_all_types_and_the_alignment_are_kept() {
     ]
     .concat();
     fs::write(&source, &nested).unwrap();
-    let (got, _) = requantized(&source, "q8_0").unwrap();
+    let (got, _) = requantized_by(&source, options).unwrap();
     let (got, before) = (Gguf::parse(&got).unwrap(), Gguf::parse(&nested).unwrap());
     assert_eq!(format!("{:?}", got.get("x")), format!("{:?}", before.get("x")));
 }
