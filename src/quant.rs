@@ -250,6 +250,7 @@ impl Format {
 
 /// As [`Format::encode`], with lengths already checked: inlined into its caller, and so compiled for the
 /// caller's instruction set.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn encode(format: Format, values: &[f32], out: &mut [u8]) {
     match format {
@@ -273,6 +274,7 @@ pub(crate) fn encode(format: Format, values: &[f32], out: &mut [u8]) {
 }
 
 /// Encodes block by block.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn each<const LEN: usize, const BYTES: usize>(
     values: &[f32],
