@@ -118,8 +118,8 @@ impl<'m> Session<'m> {
     /// Plans and allocates everything.
     ///
     /// # Errors
-    /// A tensor is missing or misshapen, an option or adapter makes no sense for the model, or the plan is
-    /// over `max_memory`.
+    /// A tensor is missing or misshapen, an option or an adapter makes no sense for the model, or
+    /// the plan is over `max_memory`.
     pub fn new(model: &'m Model, options: &Options) -> Result<Session<'m>> {
         let plan = Plan::new(model, &options.adapters)?;
         let hp = model.hparams();

@@ -67,7 +67,7 @@ pub struct Options {
     /// Write no tokenizer: the file runs on token ids only.
     pub no_tokenizer: bool,
     /// Folders of PEFT adapters that are merged into the checkpoint, each into the result of those
-    /// before it.
+    /// before it. A matrix that one of them changes counts as F32.
     pub adapters: Vec<PathBuf>,
     /// Threads that encode; 0 for as many as the machine has.
     pub threads: usize,
@@ -119,14 +119,16 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
-    if adapter::is_adapter(source) {
-        return Err(Error::Invalid(format!(
-            "{0} is a PEFT adapter. Merge it into its base: pith convert BASE --adapter {0}; or \
-             make it a file of its own: pith convert {0} --base BASE",
-            source.display()
-        )));
-    }
-    let mut source = Source::open(source)?;
+    let mut source = match Source::open(source) {
+        Err(_) if adapter::is_adapter(source) => {
+            return Err(Error::Invalid(format!(
+                "{0} is a PEFT adapter. Merge it into its base: pith convert BASE --adapter {0}; \
+                 or make it a file of its own: pith convert {0} --base BASE",
+                source.display()
+            )));
+        }
+        source => source?,
+    };
     dialect::translate(&mut source)?;
     let json = source.config()?;
     let mut config = Config::read(&json, &options.allow_unknown)?;
