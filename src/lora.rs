@@ -224,7 +224,11 @@ impl<'a> Bound<'a> {
                     got.0, got.1
                 )));
             }
-            pairs.push(Pair { scale: pair.scale * scale, ..pair.clone() });
+            let scale = pair.scale * scale;
+            if !scale.is_finite() {
+                return Err(Error::Invalid(format!("an adapter's scale of {scale} for {name}")));
+            }
+            pairs.push(Pair { scale, ..pair.clone() });
         }
         Ok(pairs)
     }

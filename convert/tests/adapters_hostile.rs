@@ -155,6 +155,8 @@ fn configuration_keys_stop_by_name() {
     ] {
         peft().with(config).refused(&words);
     }
+    let huge = peft().with(json!({"lora_alpha": 3e38, "use_rslora": true})).errors();
+    assert!(huge[1].as_deref().is_some_and(|error| error.contains("alpha")), "{huge:?}");
     for list in [json!([]), json!("x"), json!(null)] {
         assert!(use_it(&list, safetensors(&peft().tensors)).iter().all(Result::is_err));
     }
@@ -394,6 +396,8 @@ fn files_of_adapters_stop_by_name() {
     for scale in [f32::NAN, f32::INFINITY] {
         refused(gguf(&[], &SOUND, 0.1), scale, &["scale"]);
     }
+    let huge = gguf(&[("adapter.lora.alpha", Some(OwnedValue::F32(3e38)))], &SOUND, 0.1);
+    refused(huge, 10.0, &["scale", "blk.0.attn_qkv.weight"]);
 }
 
 /// Other types and ranks of a sound pair, the least and one wider than the matrix.

@@ -51,6 +51,9 @@ pub(crate) fn jobs<'a>(
         )));
     }
     let alpha = common_alpha(&pairs, adapter.settings.alpha() as f32);
+    if !alpha.is_finite() {
+        return Err(Error::Unsupported(format!("an adapter with an alpha of {alpha}")));
+    }
     let mut jobs = Vec::new();
     for Pair { name, a, b, rank, scale, .. } in pairs {
         // A file has one alpha; what a matrix needs beside it goes into its `lora_b`.
