@@ -67,30 +67,7 @@ impl Lora {
     pub fn from_bytes(bytes: Bytes) -> Result<Lora> {
         let bytes = Arc::new(bytes);
         let gguf = Gguf::parse(&bytes)?;
-        for (key, wanted) in [("general.type", "adapter"), ("adapter.type", "lora")] {
-            match gguf.get(key).map(|value| value.as_str()) {
-                Some(Some(kind)) if kind == wanted => {}
-                None if key == "general.type" => {
-                    return Err(Error::Invalid(
-                        "this is no adapter but a model: it has no general.type".into(),
-                    ));
-                }
-                got => {
-                    let got =
-                        got.flatten().map_or_else(|| "absent".into(), |got| format!("{got:?}"));
-                    return Err(Error::Unsupported(format!(
-                        "{key} must be `{wanted}` in an adapter's file, it is {got}"
-                    )));
-                }
-            }
-        }
-        let later = "adapter.alora.invocation_tokens";
-        if gguf.get(later).is_some() {
-            return Err(Error::Unsupported(format!(
-                "the adapter begins in the middle of a text ({later}); pith applies adapters to all \
-                 of it"
-            )));
-        }
+        check_kind(&gguf)?;
         let arch = gguf.require_str("general.architecture")?.to_owned();
         let alpha = match gguf.get("adapter.lora.alpha") {
             None => 0.0,
@@ -99,33 +76,24 @@ impl Lora {
         if !alpha.is_finite() {
             return Err(Error::malformed("GGUF", format!("adapter.lora.alpha is {alpha}")));
         }
-        let mut halves: BTreeMap<&str, [Option<&Tensor<'_>>; 2]> = BTreeMap::new();
-        for tensor in gguf.tensors() {
-            let a = tensor.name.strip_suffix(".lora_a").map(|name| (name, 0));
-            let half = a.or_else(|| tensor.name.strip_suffix(".lora_b").map(|name| (name, 1)));
-            let Some((name, half)) = half else {
-                return Err(Error::Unsupported(format!(
-                    "the adapter holds {}, which is no .lora_a or .lora_b; merge it into its base",
-                    tensor.name
-                )));
-            };
-            halves.entry(name).or_default()[half] = Some(tensor);
-        }
         let mut pairs = BTreeMap::new();
-        for (name, half) in halves {
+        for (name, half) in halves(&gguf)? {
             let [Some(a), Some(b)] = half else {
                 let lacking = if half[0].is_none() { "lora_a" } else { "lora_b" };
                 let fault = format!("tensor {name}.{lacking} is missing");
                 return Err(Error::malformed("GGUF", fault));
             };
-            let half =
-                |tensor| Ok::<_, Error>(Weight { file: Some(bytes.clone()), ..factor(tensor)? });
-            let (a, b) = (half(a)?, half(b)?);
+            let file = Some(bytes.clone());
+            let (a, b) =
+                (Weight { file: file.clone(), ..factor(a)? }, Weight { file, ..factor(b)? });
             let rank = if name == TABLE { a.n_in } else { a.n_out };
             if rank != b.n_in || rank > MAX_RANK {
                 return Err(Error::malformed(
                     "GGUF",
-                    format!("{}: wanted rank {rank} as in {}, got {}", b.name, a.name, b.n_in),
+                    format!(
+                        "{}: wanted rank {rank} as in {}, at most {MAX_RANK}, got {}",
+                        b.name, a.name, b.n_in
+                    ),
                 ));
             }
             // Readers take an alpha of 0 for none, as llama.cpp does.
@@ -148,6 +116,49 @@ impl fmt::Debug for Lora {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Lora of {} with {} matrices", self.arch, self.pairs.len())
     }
+}
+
+/// Whether the file is an adapter that applies to whole texts.
+fn check_kind(gguf: &Gguf<'_>) -> Result<()> {
+    let text = |key: &str| gguf.get(key).and_then(|value| value.as_str());
+    if gguf.get("general.type").is_none() {
+        return Err(Error::Invalid(
+            "this is no adapter but a model: the file has no general.type".into(),
+        ));
+    }
+    for (key, wanted) in [("general.type", "adapter"), ("adapter.type", "lora")] {
+        let got = text(key);
+        if got != Some(wanted) {
+            let got = got.map_or_else(|| "no text".into(), |got| format!("{got:?}"));
+            return Err(Error::Unsupported(format!(
+                "{key} must be `{wanted}` in an adapter's file, it is {got}"
+            )));
+        }
+    }
+    let later = "adapter.alora.invocation_tokens";
+    match gguf.get(later) {
+        None => Ok(()),
+        Some(_) => Err(Error::Unsupported(format!(
+            "the adapter begins in the middle of a text ({later}); pith applies adapters to all of it"
+        ))),
+    }
+}
+
+/// `lora_a` and `lora_b` of each matrix, as far as they are there.
+fn halves<'g>(gguf: &'g Gguf<'_>) -> Result<BTreeMap<&'g str, [Option<&'g Tensor<'g>>; 2]>> {
+    let mut halves: BTreeMap<&str, [Option<&Tensor<'_>>; 2]> = BTreeMap::new();
+    for tensor in gguf.tensors() {
+        let a = tensor.name.strip_suffix(".lora_a").map(|name| (name, 0));
+        let half = a.or_else(|| tensor.name.strip_suffix(".lora_b").map(|name| (name, 1)));
+        let Some((name, half)) = half else {
+            return Err(Error::Unsupported(format!(
+                "the adapter holds {}, which is no .lora_a or .lora_b; merge it into its base",
+                tensor.name
+            )));
+        };
+        halves.entry(name).or_default()[half] = Some(tensor);
+    }
+    Ok(halves)
 }
 
 /// One factor: a matrix of finite floats. One bad value would spoil every output without a word.
@@ -213,7 +224,11 @@ impl<'a> Bound<'a> {
                     got.0, got.1
                 )));
             }
-            pairs.push(Pair { scale: pair.scale * scale, ..pair.clone() });
+            let scale = pair.scale * scale;
+            if !scale.is_finite() {
+                return Err(Error::Invalid(format!("an adapter's scale of {scale} for {name}")));
+            }
+            pairs.push(Pair { scale, ..pair.clone() });
         }
         Ok(pairs)
     }

@@ -77,7 +77,7 @@ pub struct Options {
     /// Write no tokenizer: the file runs on token ids only.
     pub no_tokenizer: bool,
     /// Folders of PEFT adapters that are merged into the checkpoint, each into the result of those
-    /// before it.
+    /// before it. A matrix that one of them changes counts as F32.
     pub adapters: Vec<PathBuf>,
     /// Threads that encode; 0 for as many as the machine has.
     pub threads: usize,
@@ -141,7 +141,8 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report> {
     let start = Instant::now();
-    if adapter::is_adapter(source) {
+    // A folder may hold a model and an adapter.
+    if adapter::is_adapter(source) && Source::open(source).is_err() {
         return Err(Error::Invalid(format!(
             "{0} is a PEFT adapter. Merge it into its base: pith convert BASE --adapter {0}; or \
              make it a file of its own: pith convert {0} --base BASE",

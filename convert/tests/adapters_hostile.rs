@@ -155,6 +155,8 @@ fn configuration_keys_stop_by_name() {
     ] {
         peft().with(config).refused(&words);
     }
+    let huge = peft().with(json!({"lora_alpha": 3e38, "use_rslora": true})).errors();
+    assert!(huge[1].as_deref().is_some_and(|error| error.contains("alpha")), "{huge:?}");
     for list in [json!([]), json!("x"), json!(null)] {
         assert!(use_it(&list, safetensors(&peft().tensors)).iter().all(Result::is_err));
     }
@@ -230,6 +232,10 @@ fn tensors_stop_by_name() {
         let adapter = peft().with(all.clone());
         adapter.and(&full(a), &[RANK, n_in]).and(&full(b), &[n_out, RANK]).refused(&[module]);
     }
+    // One matrix under two names.
+    let bare = |end: &str| format!("base_model.model.layers.0.self_attn.q_proj.{end}");
+    let twice = peft().and(&bare("lora_A.weight"), &[RANK, N_EMBD]);
+    twice.and(&bare("lora_B.weight"), &[N_EMBD, RANK]).refused(&["layers.0.self_attn.q_proj"]);
     // Factors of an embedding for a matrix, and with the wrong number of tokens.
     let embedding = |module: &str, n_rows, n_out| {
         let full = |end: &str| format!("base_model.model.model.{module}.lora_embedding_{end}");
@@ -240,8 +246,7 @@ fn tensors_stop_by_name() {
     assert_eq!(embedding("embed_tokens", N_VOCAB, N_EMBD).errors(), [None, None]);
     // One layer of two: an adapter that was cut off.
     let half = Peft { tensors: peft().tensors[..2].to_vec(), ..peft() };
-    let error = half.errors()[0].clone().unwrap();
-    assert!(error.contains("layers.1.self_attn.q_proj"), "{error}");
+    half.refused(&["layers.1.self_attn.q_proj"]);
     let one = Peft { tensors: peft().tensors[..2].to_vec(), ..peft() };
     assert_eq!(one.with(json!({"layers_to_transform": [0]})).errors(), [None, None]);
     Peft { tensors: Vec::new(), ..peft() }.refused(&["no tensors"]);
@@ -391,6 +396,8 @@ fn files_of_adapters_stop_by_name() {
     for scale in [f32::NAN, f32::INFINITY] {
         refused(gguf(&[], &SOUND, 0.1), scale, &["scale"]);
     }
+    let huge = gguf(&[("adapter.lora.alpha", Some(OwnedValue::F32(3e38)))], &SOUND, 0.1);
+    refused(huge, 10.0, &["scale", "blk.0.attn_qkv.weight"]);
 }
 
 /// Other types and ranks of a sound pair, the least and one wider than the matrix.

@@ -233,6 +233,23 @@ pub enum Logits {
     Last,
 }
 
+/// An adapter's file, loaded for a model that frees it.
+pub struct Adapter<'m> {
+    adapter: NonNull<sys::llama_adapter_lora>,
+    model: PhantomData<&'m Model>,
+}
+
+impl Model {
+    /// Loads an adapter's file for this model.
+    pub fn adapter(&self, path: &Path) -> Result<Adapter<'_>> {
+        let fault = || format!("llama.cpp cannot load {} for the model", path.display());
+        let c_path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| fault())?;
+        // SAFETY: the model is valid; the path is NUL-terminated and outlives the call.
+        let adapter = unsafe { sys::llama_adapter_lora_init(self.model.as_ptr(), c_path.as_ptr()) };
+        Ok(Adapter { adapter: NonNull::new(adapter).ok_or_else(fault)?, model: PhantomData })
+    }
+}
+
 /// Sequences and their KV cache.
 pub struct Context<'m> {
     context: NonNull<sys::llama_context>,
@@ -244,7 +261,7 @@ pub struct Context<'m> {
     model: PhantomData<&'m Model>,
 }
 
-impl Context<'_> {
+impl<'m> Context<'m> {
     /// Tokens that a sequence can hold.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
@@ -263,6 +280,17 @@ impl Context<'_> {
     /// Numbers in a row of logits.
     pub fn n_vocab(&self) -> usize {
         self.n_vocab
+    }
+
+    /// Adds what an adapter changes, times `scale`, from here on.
+    pub fn adapt(&mut self, adapter: &Adapter<'m>, mut scale: f32) -> Result<()> {
+        let mut adapter = adapter.adapter.as_ptr();
+        // SAFETY: both are of one model, which outlives the context; the arrays have one element,
+        // and their values are copied.
+        let code = unsafe {
+            sys::llama_set_adapters_lora(self.context.as_ptr(), &mut adapter, 1, &mut scale)
+        };
+        if code == 0 { Ok(()) } else { Err(format!("set_adapters_lora: {code}")) }
     }
 
     /// Forgets all tokens.

@@ -18,6 +18,7 @@ use crate::{
 };
 use pith::{Error, Result, quant::Format};
 use pith_models::{Fold, Hp, TensorRow};
+use std::collections::HashSet;
 
 /// What the file can't say is merged.
 const MERGE: &str = "merge it into its base: pith convert BASE --adapter ADAPTER";
@@ -32,6 +33,7 @@ pub(crate) fn jobs<'a>(
     target: Target,
 ) -> Result<(Vec<Job<'a>>, f32)> {
     refuse(adapter)?;
+    adapter.check_layers(config)?;
     let mut pairs = Vec::new();
     let n_layer = config.size(Hp::NLayer);
     for row in config.family.tensors {
@@ -41,22 +43,20 @@ pub(crate) fn jobs<'a>(
             pairs.extend(pair(adapter, config, row, il)?);
         }
     }
-    for name in adapter.modules.keys() {
-        let weight = format!("{name}.weight");
-        let (row, il) = adapter.row(config.family, &weight, name)?;
-        if il.is_some_and(|il| il >= n_layer) {
-            return Err(Error::Unsupported(format!(
-                "the adapter changes `{name}`, the base has {n_layer} layers"
-            )));
-        }
-        let to = mapping::fill(row.to, il);
-        if !pairs.iter().any(|pair| pair.name == to) {
-            return Err(Error::Unsupported(format!("the adapter changes `{name}` twice")));
-        }
+    let used: HashSet<&str> = pairs.iter().map(|pair| pair.module).collect();
+    if let Some(left) = adapter.modules.keys().find(|name| !used.contains(name.as_str())) {
+        return Err(Error::Unsupported(format!(
+            "the adapter changes `{left}`, which the base's {n_layer} layers of {} don't have, or \
+             have under another name too",
+            config.family.title
+        )));
     }
     let alpha = common_alpha(&pairs, adapter.settings.alpha() as f32);
+    if !alpha.is_finite() {
+        return Err(Error::Unsupported(format!("an adapter with an alpha of {alpha}")));
+    }
     let mut jobs = Vec::new();
-    for Pair { name, a, b, rank, scale } in pairs {
+    for Pair { name, a, b, rank, scale, .. } in pairs {
         // A file has one alpha; what a matrix needs beside it goes into its `lora_b`.
         let factor = (scale * rank as f64) as f32 / alpha;
         jobs.push(job(named(a, &name, "lora_a"), target)?);
@@ -67,6 +67,7 @@ pub(crate) fn jobs<'a>(
 
 /// A matrix's two factors.
 struct Pair<'a> {
+    module: &'a str,
     name: String,
     a: Mapped<'a>,
     b: Mapped<'a>,
@@ -148,7 +149,7 @@ fn pair<'a>(
     let rows = adapter.source.view(b)?;
     let rows = fold::arrange(rows, fold, config, n_out, &name, &b.entry.name)?;
     let b = mapped(b, fold::scale_queries(rows, config, &name, il), fold, [rank, n_out]);
-    Ok(Some(Pair { name, a, b, rank, scale }))
+    Ok(Some(Pair { module, name, a, b, rank, scale }))
 }
 
 fn mapped(tensor: &Tensor, parts: Vec<Part>, fold: Fold, dims: [usize; 2]) -> Mapped<'_> {

@@ -35,7 +35,8 @@ impl Adapter {
     /// configuration names and the adapter has in some layers only.
     pub fn merge(&self, base: &mut Source, config: &Config) -> Result<usize> {
         self.check_layers(config)?;
-        let mut merge = Merge { adapter: self, base, config, changed: HashSet::new() };
+        let (whole, low) = (HashSet::new(), HashSet::new());
+        let mut merge = Merge { adapter: self, base, config, whole, low };
         merge.keep_tied_head()?;
         for (name, tensor, _) in &self.whole {
             merge.whole(name, tensor)?;
@@ -43,11 +44,11 @@ impl Adapter {
         for name in self.modules.keys() {
             merge.low_rank(name)?;
         }
-        Ok(merge.changed.len())
+        Ok(merge.whole.union(&merge.low).count())
     }
 
     /// Where a list names the modules, each is there in every layer: half an adapter is none.
-    fn check_layers(&self, config: &Config) -> Result<()> {
+    pub(super) fn check_layers(&self, config: &Config) -> Result<()> {
         let settings = &self.settings;
         if !settings.everywhere {
             return Ok(());
@@ -88,8 +89,10 @@ struct Merge<'m> {
     adapter: &'m Adapter,
     base: &'m mut Source,
     config: &'m Config,
-    /// Names of the tensors that aren't the base's any more.
-    changed: HashSet<String>,
+    /// Names of the base's tensors that were replaced.
+    whole: HashSet<String>,
+    /// Names of those that were changed.
+    low: HashSet<String>,
 }
 
 impl Merge<'_> {
@@ -142,7 +145,8 @@ impl Merge<'_> {
         let found = row.and_then(|(row, il)| self.find(row, il.map(|il| il as usize)));
         let name = found.unwrap_or_else(|| name.to_owned());
         let entry = self.adapter.entry(tensor, &name)?;
-        self.put(entry)
+        self.put(entry)?;
+        check_once(&mut self.whole, name)
     }
 
     fn put(&mut self, entry: Entry) -> Result<()> {
@@ -150,7 +154,6 @@ impl Merge<'_> {
         let like = self.base.tensors().first().map(|tensor| tensor.entry.name.clone());
         let like = like.ok_or_else(|| Error::Invalid("the checkpoint has no tensors".into()))?;
         let like = if self.base.tensor(&entry.name).is_some() { entry.name.clone() } else { like };
-        self.changed.insert(entry.name.clone());
         self.base.put(entry, &like);
         Ok(())
     }
@@ -159,10 +162,7 @@ impl Merge<'_> {
         let parts = &self.adapter.modules[module];
         let by = parts.a.as_deref().unwrap_or(module);
         let (row, il) = self.adapter.row(self.config.family, &format!("{module}.weight"), by)?;
-        let missing = |what: &str| {
-            Error::Invalid(format!("the adapter changes {what}, which the base lacks"))
-        };
-        let name = self.find(row, il).ok_or_else(|| missing(&format!("`{module}.weight`")))?;
+        let name = self.find(row, il).ok_or_else(|| missing(&format!("{module}.weight")))?;
         let tensor = self.base.tensor(&name).ok_or_else(|| missing(&name))?;
         let &[n_rows, n_cols] = tensor.entry.shape.as_slice() else {
             return Err(Error::Unsupported(format!(
@@ -194,9 +194,17 @@ impl Merge<'_> {
         };
         let entry = self.change(tensor, change)?;
         self.put(entry)?;
-        let Some(bias) = &parts.bias else { return Ok(()) };
+        check_once(&mut self.low, name)?;
+        match &parts.bias {
+            Some(bias) => self.bias(module, bias, n_out, scale),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the bias of B, times the scale, to the module's.
+    fn bias(&mut self, module: &str, bias: &str, n_out: usize, scale: f64) -> Result<()> {
         let (row, il) = self.adapter.row(self.config.family, &format!("{module}.bias"), bias)?;
-        let name = self.find(row, il).ok_or_else(|| missing(&format!("`{module}.bias`")))?;
+        let name = self.find(row, il).ok_or_else(|| missing(&format!("{module}.bias")))?;
         let tensor = self.base.tensor(&name).ok_or_else(|| missing(&name))?;
         self.adapter.vector(bias, n_out)?;
         if tensor.entry.shape != [n_out] {
@@ -205,9 +213,10 @@ impl Merge<'_> {
                 tensor.entry.shape
             )));
         }
-        let change = Change::Bias { tensor: bias.clone(), scale: scale as f32 };
+        let change = Change::Bias { tensor: bias.to_owned(), scale: scale as f32 };
         let entry = self.change(tensor, change)?;
-        self.put(entry)
+        self.put(entry)?;
+        check_once(&mut self.low, name)
     }
 
     /// The base's tensor with a change: f32, without gaps.
@@ -227,6 +236,18 @@ impl Merge<'_> {
             offset: 0,
             data: Data::Packed(Arc::new(changed)),
         })
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Invalid(format!("the adapter changes `{name}`, which the base lacks"))
+}
+
+/// Names with and without the base's prefix are of one tensor.
+fn check_once(changed: &mut HashSet<String>, name: String) -> Result<()> {
+    match changed.replace(name) {
+        None => Ok(()),
+        Some(name) => Err(Error::Unsupported(format!("the adapter changes `{name}` twice"))),
     }
 }
 
