@@ -19,7 +19,7 @@ use crate::{
     types::Target,
 };
 use pith::{Error, Result};
-use pith_models::{Family, TensorRow};
+use pith_models::{Family, HEAD_SOURCES, TensorRow};
 use serde_json::Value;
 use settings::{Settings, names_module};
 use std::{
@@ -151,6 +151,41 @@ impl Adapter {
         adapter.source = Arc::new(source);
         adapter.check()?;
         Ok(adapter)
+    }
+
+    /// Makes a language model's configuration that of the classifier which the adapter was trained as.
+    /// PEFT keeps the head's weights alone: labels have names only where the base gives as many.
+    ///
+    /// # Errors
+    /// A classifier without a head; a base whose class has no classifier.
+    pub(crate) fn classify(&self, json: &mut Value) -> Result<()> {
+        let class = json["architectures"][0].as_str().unwrap_or_default();
+        let is_head = pith_models::by_head_class(class, |_| false).is_some();
+        let Some(kind) = self.settings.head.filter(|_| !is_head) else { return Ok(()) };
+        let names = HEAD_SOURCES.iter().map(|stem| format!("{stem}.weight"));
+        let names: Vec<String> = names.collect();
+        let saved = self.whole.iter().find(|(name, ..)| names.contains(name));
+        let head = saved.and_then(|(_, tensor, _)| self.source.tensor(tensor));
+        let class = pith_models::head_class(class, kind).map(|(base, end)| format!("{base}{end}"));
+        let (Some(class), Some(&[n_labels, _])) = (class, head.map(|head| &head.entry.shape[..]))
+        else {
+            return Err(Error::Unsupported(format!(
+                "the adapter was trained as a classifier (`task_type`), but holds no {}, or the \
+                 base's class has no classifier: {}",
+                names.join(" or "),
+                json["architectures"]
+            )));
+        };
+        json["architectures"] = serde_json::json!([class]);
+        if json["id2label"].as_object().is_none_or(|labels| labels.len() != n_labels) {
+            if let Some(keys) = json.as_object_mut() {
+                keys.retain(|key, _| {
+                    !["id2label", "label2id", "_num_labels"].contains(&key.as_str())
+                });
+                keys.insert("num_labels".into(), n_labels.into());
+            }
+        }
+        Ok(())
     }
 
     /// Says of a tensor what it is, by its name.

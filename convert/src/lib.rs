@@ -248,17 +248,19 @@ fn open(path: &Path, options: &Options, out: Option<&Path>) -> Result<Opened> {
     let refuse = |source: &Source| out.map_or(Ok(()), |out| output::refuse_overwrite(source, out));
     let mut source = Source::open(path)?;
     dialect::translate(&mut source)?;
-    let (json, others) = match options.text_only {
+    let (mut json, others) = match options.text_only {
         true => text::only(source.config()?)?,
         false => (source.config()?, &[][..]),
     };
+    let opened = options.adapters.iter().map(|path| Adapter::open(path, &options.allow_unknown));
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    opened.iter().try_for_each(|adapter| adapter.classify(&mut json))?;
     let mut config = Config::read(&json, &options.allow_unknown)?;
     config.others = others;
     refuse(&source)?;
     let (mut adapters, mut ignored) = (Vec::new(), Vec::new());
     let mut bytes_in = source.n_bytes();
-    for path in &options.adapters {
-        let adapter = Adapter::open(path, &options.allow_unknown)?;
+    for (path, adapter) in options.adapters.iter().zip(&opened) {
         refuse(adapter.source())?;
         let tensors = adapter.merge(&mut source, &config)?;
         adapters.push((path.display().to_string(), tensors));

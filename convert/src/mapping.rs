@@ -150,7 +150,7 @@ pub(crate) fn map<'a>(source: &'a Source, config: &mut Config) -> Result<Mapping
     Ok(Mapping { tensors, ignored, tied })
 }
 
-pub(crate) struct Mapper<'a, 'c> {
+struct Mapper<'a, 'c> {
     source: &'a Source,
     config: &'c Config,
     embedding: Embedding,

@@ -54,6 +54,57 @@ fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
     classify(&mut session, ids).unwrap().remove(0).logits
 }
 
+/// PEFT's adapter of a classifier beside the language model that it was trained on: the head with
+/// `labels` rows, and a change of nothing.
+fn write_adapter(folder: &Path, task: &str, n_labels: usize) {
+    let config = json!({
+        "peft_type": "LORA", "task_type": task, "r": 1, "lora_alpha": 1,
+        "target_modules": ["c_attn"], "modules_to_save": ["classifier", "score"],
+    });
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+    let named = |name: String, like: Weights| Weights { name, ..like };
+    let head = weights("score.weight", &[n_labels, N_EMBD]);
+    let mut tensors = vec![named("base_model.model.score.weight".into(), head)];
+    for il in 0..2 {
+        let module = format!("base_model.model.transformer.h.{il}.attn.c_attn");
+        tensors.push(weights(&format!("{module}.lora_A.weight"), &[1, N_EMBD]));
+        let mut b = weights(&format!("{module}.lora_B.weight"), &[3 * N_EMBD, 1]);
+        b.values.fill(0.0);
+        tensors.push(b);
+    }
+    fs::write(folder.join("adapter_model.safetensors"), safetensors(&tensors)).unwrap();
+}
+
+#[test]
+fn an_adapter_makes_a_language_model_the_classifier_that_it_was_trained_as() {
+    let folder = tempfile::tempdir().unwrap();
+    let merged = |base: &Checkpoint, task: &str| {
+        base.write(folder.path());
+        write_adapter(&folder.path().join("adapter"), task, 3);
+        let options = Options { adapters: vec![folder.path().join("adapter")], ..options("f32") };
+        convert_in(folder.path(), &options)
+            .map(|_| fs::read(folder.path().join("out.gguf")).unwrap())
+    };
+    // The base's own labels, where it gives as many.
+    let mut base = classifier();
+    base.tensors.pop();
+    base.config["architectures"] = json!(["GPT2LMHeadModel"]);
+    assert!(merged(&base, "SEQ_CLS").unwrap() == file(&classifier()));
+    base.config["id2label"] = json!({"0": "LABEL_0", "1": "LABEL_1"});
+    base.config["label2id"] = json!({"LABEL_0": 0, "LABEL_1": 1});
+    let mut numbered = classifier();
+    numbered.config.as_object_mut().unwrap().remove("id2label");
+    numbered.config["num_labels"] = json!(3);
+    assert!(merged(&base, "SEQ_CLS").unwrap() == file(&numbered));
+    numbered.config["architectures"] = json!(["GPT2ForTokenClassification"]);
+    assert!(merged(&base, "TOKEN_CLS").unwrap() == file(&numbered));
+    let error = merged(&base, "CAUSAL_LM").unwrap_err().to_string();
+    assert!(error.contains("`score.weight`"), "{error}");
+    let error = merged(&base, "QUESTION_ANS").unwrap_err().to_string();
+    assert!(error.contains("`task_type`"), "{error}");
+}
+
 #[test]
 fn the_same_head_has_the_same_bytes_under_either_name_and_beside_an_output() {
     let plain = file(&classifier());

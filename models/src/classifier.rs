@@ -144,6 +144,13 @@ pub fn by_head_class(class: &str, is_set: impl Fn(&str) -> bool) -> Option<HeadC
     Some(HeadClass { family: by_config(lm_class, is_set)?, lm_class, kind, pad })
 }
 
+/// The class that classifies with the blocks of a language model's class: two parts of its name.
+pub fn head_class(lm_class: &str, kind: ClassifierKind) -> Option<(&str, &'static str)> {
+    let base = lm_base(lm_class)?;
+    let base = BASES.iter().find(|(_, of)| *of == base).map_or(base, |&(head, _)| head);
+    Some((base, kind.class_suffix()))
+}
+
 /// `GPT2LMHeadModel` is GPT2's, `LlamaForCausalLM` Llama's.
 fn lm_base(class: &str) -> Option<&str> {
     ["LMHeadModel", "ForCausalLM", "Model"].iter().find_map(|suffix| class.strip_suffix(suffix))

@@ -4,6 +4,7 @@
 
 use super::pattern::Pattern;
 use pith::{Error, Result};
+use pith_models::ClassifierKind;
 use serde_json::{Map, Value};
 
 /// More than the widest matrix of these families has rows.
@@ -38,6 +39,8 @@ pub(super) struct Settings {
     pub saved: Vec<String>,
     /// Whether PEFT adapts a tied head beside the embedding, though `targets` doesn't say so.
     pub ties: bool,
+    /// What it labels, if it was trained as a classifier.
+    pub head: Option<ClassifierKind>,
     /// Keys that are ignored on the caller's word.
     pub allowed: Vec<String>,
 }
@@ -120,7 +123,6 @@ impl Settings {
         }
         let allowed = check_keys(json, allow)?;
         check_start(json)?;
-        check_task(json)?;
         let biases = match json.get("bias").and_then(Value::as_str) {
             None if is_off(json, "bias") => false,
             Some("none") => false,
@@ -146,6 +148,7 @@ impl Settings {
             everywhere: is_off(json, "layers_to_transform") && is_off(json, "exclude_modules"),
             saved: names(json, "modules_to_save")?,
             ties: flag(json, "ensure_weight_tying")?,
+            head: head(json)?,
             allowed,
         })
     }
@@ -241,16 +244,18 @@ fn check_start(json: &Map<String, Value>) -> Result<()> {
     }
 }
 
-/// Tasks whose head the tensors show: a classifier's `score` is a tensor of the adapter.
-fn check_task(json: &Map<String, Value>) -> Result<()> {
-    match json.get("task_type") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(task))
-            if matches!(task.as_str(), "CAUSAL_LM" | "SEQ_CLS" | "FEATURE_EXTRACTION") =>
-        {
-            Ok(())
-        }
-        Some(_) => Err(wrong(json, "task_type", "CAUSAL_LM, SEQ_CLS or FEATURE_EXTRACTION")),
+/// The head that the adapter was trained with, if it classifies.
+fn head(json: &Map<String, Value>) -> Result<Option<ClassifierKind>> {
+    match json.get("task_type").unwrap_or(&Value::Null) {
+        Value::Null => Ok(None),
+        task => match task.as_str() {
+            Some("CAUSAL_LM" | "FEATURE_EXTRACTION") => Ok(None),
+            Some("SEQ_CLS") => Ok(Some(ClassifierKind::Sequence)),
+            Some("TOKEN_CLS") => Ok(Some(ClassifierKind::Token)),
+            _ => {
+                Err(wrong(json, "task_type", "CAUSAL_LM, SEQ_CLS, TOKEN_CLS or FEATURE_EXTRACTION"))
+            }
+        },
     }
 }
 
