@@ -177,13 +177,13 @@ impl Adapter {
             )));
         };
         json["architectures"] = serde_json::json!([class]);
-        if json["id2label"].as_object().is_none_or(|labels| labels.len() != n_labels) {
-            if let Some(keys) = json.as_object_mut() {
-                keys.retain(|key, _| {
-                    !["id2label", "label2id", "_num_labels"].contains(&key.as_str())
-                });
-                keys.insert("num_labels".into(), n_labels.into());
-            }
+        let labels = json["id2label"].as_object();
+        if labels.is_none_or(|labels| labels.len() != n_labels)
+            && let Some(keys) = json.as_object_mut()
+        {
+            let named = ["id2label", "label2id", "_num_labels"];
+            keys.retain(|key, _| !named.contains(&key.as_str()));
+            keys.insert("num_labels".into(), n_labels.into());
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use std::path::Path;
 /// Values that are encoded between two writes; 4 MB as f32.
 const BATCH: usize = 1 << 20;
 /// Values that one thread takes at once.
-const PIECE: usize = 1 << 16;
+const PIECE: usize = 1 << 13;
 /// The largest finite half.
 const F16_MAX: f32 = 65504.0;
 
