@@ -7,7 +7,9 @@
 //! | file | job |
 //! |---|---|
 //! | [`row`] | a row, its cells, what can be wrong with one |
+//! | [`source`] | rows in
 //! | [`task`] | what a job computes: the face between rows and models |
 
 pub mod row;
+pub mod source;
 pub mod task;
