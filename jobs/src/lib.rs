@@ -7,7 +7,7 @@
 //! | file | job |
 //! |---|---|
 //! | [`row`] | a row, its cells, what can be wrong with one |
-//! | [`source`] | rows in
+//! | [`source`] | rows in |
 //! | [`task`] | what a job computes: the face between rows and models |
 
 pub mod row;
