@@ -244,12 +244,11 @@ impl Cache {
         self.lengths[seq] = self.lengths[seq].min(len);
     }
 
-    /// Makes `to` a copy of `from`.
-    pub fn fork(&mut self, from: usize, to: usize) {
+    /// Makes `to` a copy of the first `n` positions of `from`, which has them.
+    pub fn fork(&mut self, from: usize, n: usize, to: usize) {
         if from == to {
             return;
         }
-        let n = self.lengths[from];
         for layer in 0..self.shape.n_layer {
             for head in 0..self.shape.n_head_kv {
                 let rows = self.rows((layer, from, head), 0..n);
@@ -358,7 +357,7 @@ mod tests {
             let mut cache = Cache::new(shape(of)).unwrap();
             cache.write(Kernels::best(), (1, 0, 1), 2, (&row(7.0), &row(8.0)));
             cache.grow(0, 3);
-            cache.fork(0, 2);
+            cache.fork(0, cache.lengths[0], 2);
             assert_eq!(cache.len(2), 3);
             check(&cache, (1, 2, 1), 2, [7.0, 8.0]);
             cache.write(Kernels::best(), (1, 2, 1), 2, (&row(9.0), &row(9.0)));

@@ -17,7 +17,7 @@ use crate::{
     team::{Mat, Region, Team, Tile},
 };
 
-pub use logits::Score;
+pub use logits::{Ask, Score, Scores};
 
 /// Values of a tile of an elementwise op; smaller ops run on one thread.
 const ELEMENTS: usize = 8 * 1024;
@@ -146,29 +146,24 @@ impl Cpu {
     /// are adjacent and their positions ascend from the sequence's length without a gap. The
     /// caller (session) has checked this, the ids and the numbers of rows.
     pub fn step(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row]) {
-        self.run(model, plan, cache, rows, None);
+        self.run(model, plan, cache, rows, false);
     }
 
-    /// As [`Cpu::step`], but scores the wanted rows, each by its target, and writes no logits.
+    /// As [`Cpu::step`], but writes no logits: it sums those of each wanted row, keeps the best, and
+    /// answers questions, whose rows and ids the caller has checked.
     pub fn score(
         &mut self,
         model: &Model,
         plan: &Plan,
         cache: &mut Cache,
         rows: &[Row],
-        targets: &[u32],
+        asks: &[Ask],
     ) {
-        self.run(model, plan, cache, rows, Some(targets));
+        self.scores.ask(asks);
+        self.run(model, plan, cache, rows, true);
     }
 
-    fn run(
-        &mut self,
-        model: &Model,
-        plan: &Plan,
-        cache: &mut Cache,
-        rows: &[Row],
-        targets: Option<&[u32]>,
-    ) {
+    fn run(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row], score: bool) {
         let Cpu { kernels, team, buffers, ropes, scratch, parts, scores } = self;
         let n_wanted = rows.iter().filter(|r| r.wanted).count();
         team.step(|region| {
@@ -185,12 +180,12 @@ impl Cpu {
                 n_wanted,
             };
             for op in &plan.ops {
-                if targets.is_none() || op.writes() != Some(plan.logits) {
+                if !score || op.writes() != Some(plan.logits) {
                     step.run(op, cache);
                 }
             }
-            if let Some(targets) = targets {
-                step.score(targets, scores);
+            if score {
+                step.score(scores);
             }
         });
         for row in rows {
@@ -206,12 +201,9 @@ impl Cpu {
         }
     }
 
-    /// What came of wanted row `i` of the last [`Cpu::score`].
-    ///
-    /// # Panics
-    /// It had no such row.
-    pub fn scored(&self, i: usize) -> Score<'_> {
-        self.scores.get(i)
+    /// What came of the last [`Cpu::score`].
+    pub fn scores(&self) -> &Scores {
+        &self.scores
     }
 
     /// As [`Cpu::rows`], to be changed in place by a sampler.

@@ -21,6 +21,7 @@
 //! | [`sampler`] | logits to the next id |
 //! | [`session`] | sequences that grow: the face that most callers use |
 //! | [`classify`] | texts to labels |
+//! | [`batch`] | many sequences at once: scored, classified, continued |
 //!
 //! ```no_run
 //! use pith::{Model, Session, sampler::argmax, session::Options, tokenizer::Encode};
@@ -35,6 +36,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod batch;
 pub mod bytes;
 pub mod cache;
 pub mod classify;

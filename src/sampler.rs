@@ -1,7 +1,7 @@
 //! Logits to the next id. Sees logits and the ids so far, and nothing else. The generator is
 //! seeded, so the same seed and logits give the same text on every machine.
 
-use crate::kernel::math::exp;
+use crate::kernel::{Candidate, math::exp};
 
 /// How the next token is chosen. The filters run in the order of the fields.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +59,30 @@ impl Sampler {
         if self.options.temp <= 0.0 {
             return argmax(logits);
         }
-        self.filter(logits);
+        self.select(logits);
+        self.filter();
+        self.draw()
+    }
+
+    /// How many of the likeliest ids it needs to know of; `None` is all.
+    pub fn needs(&self) -> Option<usize> {
+        let Options { repeat_penalty, top_k, temp, .. } = self.options;
+        match (repeat_penalty == 1.0, temp <= 0.0, top_k) {
+            (true, true, _) => Some(1),
+            (true, false, 1..) => Some(top_k),
+            _ => None,
+        }
+    }
+
+    /// The same id as [`Sampler::sample`] would give, from the likeliest ids, best first: at least as
+    /// many as it [`needs`](Sampler::needs), or all.
+    pub fn sample_top(&mut self, best: &[Candidate]) -> u32 {
+        if self.options.temp <= 0.0 {
+            return best.first().map_or(0, |best| best.id);
+        }
+        self.candidates.clear();
+        self.candidates.extend(best.iter().take(self.options.top_k).map(|c| (c.logit, c.id)));
+        self.filter();
         self.draw()
     }
 
@@ -80,18 +103,27 @@ impl Sampler {
         }
     }
 
-    /// Fills `candidates` with the tokens that pass, best first, and their unnormalized weights.
-    fn filter(&mut self, logits: &[f32]) {
-        let Options { top_k, top_p, min_p, temp, .. } = self.options;
+    /// Fills `candidates` with the likeliest tokens and their logits, best first.
+    fn select(&mut self, logits: &[f32]) {
+        let top_k = self.options.top_k;
         let kept = &mut self.candidates;
         kept.clear();
         kept.extend(logits.iter().zip(0..).filter(|(l, _)| !l.is_nan()).map(|(&l, id)| (l, id)));
-        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        // Adding 0 makes one zero of two.
+        let order = |a: &(f32, u32), b: &(f32, u32)| {
+            (b.0 + 0.0).total_cmp(&(a.0 + 0.0)).then(a.1.cmp(&b.1))
+        };
         if top_k > 0 && top_k < kept.len() {
             kept.select_nth_unstable_by(top_k - 1, order);
             kept.truncate(top_k);
         }
         kept.sort_unstable_by(order);
+    }
+
+    /// Leaves those that pass, and makes weights of their logits, which are not normalized.
+    fn filter(&mut self) {
+        let Options { top_p, min_p, temp, .. } = self.options;
+        let kept = &mut self.candidates;
         let best = kept.first().map_or(0.0, |c| c.0);
         let weight = |logit: f32| exp(logit - best);
         if min_p > 0.0 {
@@ -204,6 +236,25 @@ mod tests {
         let mut logits = [4.0, -1.0, 3.0];
         Sampler::new(options).penalize(&mut logits, &[2, 0, 0, 1]);
         assert_eq!(logits, [2.0, -2.0, 3.0]);
+    }
+
+    #[test]
+    fn the_likeliest_are_enough() {
+        let logits: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 * 0.07).collect();
+        for options in [
+            Options { top_k: 5, top_p: 0.9, min_p: 0.01, ..OFF },
+            Options { top_k: 40, ..OFF },
+            Options { temp: 0.0, ..OFF },
+        ] {
+            let (mut all, mut few) = (Sampler::new(options.clone()), Sampler::new(options));
+            let mut best = vec![Candidate::NONE; all.needs().unwrap()];
+            crate::kernel::logits::top(&logits, 0, &mut best);
+            for _ in 0..200 {
+                assert_eq!(all.sample(&mut logits.clone(), &[]), few.sample_top(&best));
+            }
+        }
+        assert_eq!(Sampler::new(Options { repeat_penalty: 1.1, top_k: 5, ..OFF }).needs(), None);
+        assert_eq!(Sampler::new(OFF).needs(), None);
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::{num::NonZero, thread};
 use crate::{
     Error, Result,
     cache::{self, Cache, Shape},
-    cpu::{Cpu, Row},
+    cpu::{Cpu, Row, Scores},
     kernel::Kernels,
     lora::Adapter,
     model::{Hparams as Hp, Model},
     plan::{Limits, Plan},
 };
 
-pub use crate::{cpu::Score, kernel::Candidate};
+pub use crate::{
+    cpu::{Ask, Score},
+    kernel::Candidate,
+};
 
 /// Context that a session gets where nobody says: enough for most prompts, small on a device.
 const DEFAULT_CTX: usize = 4096;
@@ -108,6 +111,7 @@ pub struct Session<'m> {
     cache: Cache,
     cpu: Cpu,
     rows: Vec<Row>,
+    asks: Vec<Ask>,
     ids: Vec<Vec<u32>>,
     n_batch: usize,
     n_logits: usize,
@@ -165,6 +169,7 @@ impl<'m> Session<'m> {
             cache,
             cpu,
             rows: Vec::with_capacity(n_batch),
+            asks: Vec::with_capacity(if options.score { n_batch } else { 0 }),
             ids: vec![Vec::new(); n_seq],
             n_batch,
             n_logits,
@@ -191,6 +196,11 @@ impl<'m> Session<'m> {
     /// Tokens that a sequence can hold.
     pub fn n_ctx(&self) -> usize {
         self.cache.shape().n_ctx
+    }
+
+    /// Sequences.
+    pub fn n_seq(&self) -> usize {
+        self.ids.len()
     }
 
     /// Threads of a step.
@@ -292,8 +302,14 @@ impl<'m> Session<'m> {
             self.rows.clear();
             self.push(seq, ids, false);
             self.rows.iter_mut().for_each(|row| row.wanted = true);
-            self.cpu.score(self.model, &self.plan, &mut self.cache, &self.rows, targets);
-            (0..ids.len()).for_each(|row| each(i * self.n_batch + row, self.cpu.scored(row)));
+            self.asks.clear();
+            self.asks.extend(targets.iter().zip(0..).map(|(&id, row)| Ask { row, id }));
+            self.cpu.score(self.model, &self.plan, &mut self.cache, &self.rows, &self.asks);
+            let scores = self.cpu.scores();
+            for row in 0..ids.len() {
+                let (logit, log_sum_exp) = (scores.logit(row), scores.log_sum_exp(row));
+                each(i * self.n_batch + row, Score { logit, log_sum_exp, top: scores.top(row) });
+            }
         }
         Ok(())
     }
@@ -413,7 +429,7 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    fn check_tokens(&self, ids: &[u32]) -> Result<()> {
+    pub(crate) fn check_tokens(&self, ids: &[u32]) -> Result<()> {
         let n_vocab = self.model.hparams().n_vocab;
         match ids.iter().find(|&&id| id as usize >= n_vocab) {
             Some(id) => Err(Error::Invalid(format!("token {id} of a vocabulary of {n_vocab}"))),
@@ -422,16 +438,50 @@ impl<'m> Session<'m> {
     }
 
     fn push(&mut self, seq: usize, ids: &[u32], last_wanted: bool) {
+        let last = ids.len() - 1;
+        self.add(seq, ids, |i| last_wanted && i == last);
+    }
+
+    /// Appends tokens to a sequence in the step that is being put together, behind which stands
+    /// [`Session::run`] or [`Session::run_scores`]. The caller has checked them.
+    pub(crate) fn add(&mut self, seq: usize, ids: &[u32], wanted: impl Fn(usize) -> bool) {
         let past = self.ids[seq].len();
         for (i, &id) in ids.iter().enumerate() {
-            let wanted = last_wanted && i + 1 == ids.len();
-            self.rows.push(Row { seq, position: past + i, id, wanted });
+            self.rows.push(Row { seq, position: past + i, id, wanted: wanted(i) });
         }
         self.ids[seq].extend(ids);
     }
 
+    /// Runs the step that [`Session::add`] has put together: [`Session::logits`] then has its logits.
+    pub(crate) fn run(&mut self) {
+        self.step();
+        self.rows.clear();
+    }
+
+    /// Runs it without writing logits, and answers questions: see [`Session::scores`].
+    pub(crate) fn run_scores(&mut self, asks: &[Ask]) {
+        self.cpu.score(self.model, &self.plan, &mut self.cache, &self.rows, asks);
+        self.rows.clear();
+    }
+
+    /// Logits after a wanted row of the last step.
+    pub(crate) fn logits(&self, row: usize) -> &[f32] {
+        let n = self.plan.head.part.weight.n_out;
+        &self.cpu.rows(self.plan.logits, row + 1)[row * n..]
+    }
+
+    /// What came of the last step that wrote no logits.
+    pub(crate) fn scores(&self) -> &Scores {
+        self.cpu.scores()
+    }
+
     fn step(&mut self) {
         self.cpu.step(self.model, &self.plan, &mut self.cache, &self.rows);
+    }
+
+    /// Most tokens of a step.
+    pub(crate) fn n_batch(&self) -> usize {
+        self.n_batch
     }
 
     /// Forgets the tokens of a sequence from position `len` on.
@@ -448,8 +498,13 @@ impl<'m> Session<'m> {
     /// # Panics
     /// There is no such sequence.
     pub fn fork(&mut self, from: usize, to: usize) {
-        self.cache.fork(from, to);
-        let ids = self.ids[from].clone();
+        self.fork_at(from, self.ids[from].len(), to);
+    }
+
+    /// Makes sequence `to` a copy of the first `len` tokens of `from`.
+    pub(crate) fn fork_at(&mut self, from: usize, len: usize, to: usize) {
+        self.cache.fork(from, len, to);
+        let ids = self.ids[from][..len].to_vec();
         self.ids[to] = ids;
     }
 

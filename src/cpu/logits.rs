@@ -1,6 +1,8 @@
 //! Scores of tokens: the head's product, tile by tile of the vocabulary, each tile reduced at once
 //! to what a score needs of it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::{Mat, Step, lock};
 use crate::{
     kernel::{
@@ -9,6 +11,15 @@ use crate::{
     },
     plan::{Limits, Plan},
 };
+
+/// A question to a step: what an id's logit is after a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Which of the step's wanted rows.
+    pub row: usize,
+    /// The id.
+    pub id: u32,
+}
 
 /// What the model says of the token that follows one.
 #[derive(Clone, Copy, Debug)]
@@ -67,58 +78,73 @@ impl Scratch {
     }
 }
 
-/// What a tile comes to for one token.
-#[derive(Clone, Copy)]
-struct Reduced {
-    softmax: Softmax,
-    /// The target's logit, if the tile has it.
-    target: f32,
-}
-
 /// What came of a step.
 pub struct Scores {
-    /// `[n_tiles, n]`
-    tiles: Vec<Reduced>,
+    /// What tiles come to, `[n_tiles, n]`.
+    tiles: Vec<Softmax>,
     /// `[n, n_top]`
     top: Vec<Candidate>,
     n_top: usize,
     n_tiles: usize,
-    /// `[n]`
-    targets: Vec<u32>,
+    /// Wanted rows of the step.
+    n: usize,
+    /// The step's questions by id, each with its number.
+    asks: Vec<(Ask, usize)>,
+    /// Bits of the answers, in the order of the questions. Each is written by the thread that has the
+    /// id's tile.
+    logits: Vec<AtomicU32>,
 }
 
 impl Scores {
-    pub fn new(plan: &Plan, limits: &Limits) -> Scores {
+    pub(super) fn new(plan: &Plan, limits: &Limits) -> Scores {
         let n = if limits.n_top.is_some() { limits.n_batch } else { 0 };
         let n_top = limits.n_top.unwrap_or(0);
         let n_tiles = n_tiles(plan);
         Scores {
-            tiles: vec![Reduced { softmax: Softmax::NONE, target: 0.0 }; n_tiles * n],
+            tiles: vec![Softmax::NONE; n_tiles * n],
             top: vec![Candidate::NONE; n * n_top],
             n_top,
             n_tiles,
-            targets: Vec::with_capacity(n),
+            n: 0,
+            asks: Vec::with_capacity(n),
+            logits: (0..n).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
-    pub fn bytes(plan: &Plan, limits: &Limits) -> usize {
+    pub(super) fn bytes(plan: &Plan, limits: &Limits) -> usize {
         let Some(n_top) = limits.n_top else { return 0 };
-        let row = n_tiles(plan) * size_of::<Reduced>()
+        let row = n_tiles(plan) * size_of::<Softmax>()
             + n_top * size_of::<Candidate>()
-            + size_of::<u32>();
+            + size_of::<(Ask, usize)>()
+            + size_of::<AtomicU32>();
         limits.n_batch.saturating_mul(row)
     }
 
-    /// Row `i` of the last step.
-    pub fn get(&self, i: usize) -> Score<'_> {
-        let column = self.tiles[i..].iter().step_by(self.targets.len()).take(self.n_tiles);
-        let top = &self.top[i * self.n_top..][..self.n_top];
-        let n_top = top.iter().take_while(|best| **best != Candidate::NONE).count();
-        Score {
-            logit: self.tiles[self.targets[i] as usize / TILE * self.targets.len() + i].target,
-            log_sum_exp: log_sum_exp(column.map(|tile| tile.softmax)),
-            top: &top[..n_top],
+    /// Takes a step's questions. More than `n_batch` of them make it grow.
+    pub fn ask(&mut self, asks: &[Ask]) {
+        self.asks.clear();
+        self.asks.extend(asks.iter().copied().zip(0..));
+        self.asks.sort_unstable_by_key(|(ask, at)| (ask.id, *at));
+        if asks.len() > self.logits.len() {
+            self.logits.resize_with(asks.len(), || AtomicU32::new(0));
         }
+    }
+
+    /// Answer `i` of the last step.
+    pub fn logit(&self, i: usize) -> f32 {
+        f32::from_bits(self.logits[i].load(Ordering::Relaxed))
+    }
+
+    /// ln of the sum of exp over all logits of wanted row `row` of the last step.
+    pub fn log_sum_exp(&self, row: usize) -> f64 {
+        let column = self.tiles[row..].iter().step_by(self.n).take(self.n_tiles);
+        log_sum_exp(column.copied())
+    }
+
+    /// The likeliest ids of a wanted row of the last step.
+    pub fn top(&self, row: usize) -> &[Candidate] {
+        let top = &self.top[row * self.n_top..][..self.n_top];
+        &top[..top.iter().take_while(|best| **best != Candidate::NONE).count()]
     }
 }
 
@@ -127,17 +153,18 @@ fn n_tiles(plan: &Plan) -> usize {
 }
 
 impl Step<'_> {
-    /// Scores the wanted rows by their targets.
-    pub(super) fn score(&self, targets: &[u32], scores: &mut Scores) {
-        let Scores { tiles, top, n_top, n_tiles, .. } = scores;
-        let (n, n_top, n_tiles) = (targets.len(), *n_top, *n_tiles);
-        scores.targets.clear();
-        scores.targets.extend_from_slice(targets);
+    /// Reduces the wanted rows' logits, and answers the questions.
+    pub(super) fn score(&self, scores: &mut Scores) {
+        let n = self.n_wanted;
+        scores.n = n;
+        let Scores { tiles, top, n_top, n_tiles, asks, logits: answers, .. } = scores;
+        let (n_top, n_tiles) = (*n_top, *n_tiles);
         for scratch in self.scratch {
             lock(scratch).score.top[..n * n_top].fill(Candidate::NONE);
         }
         let head = &self.plan.head;
         let x = self.activations(head.input, n);
+        let (asks, answers) = (&asks[..], &answers[..]);
         self.region.tiles(Mat::new(tiles, n_tiles, n, n), 1, n, |worker, mut tile| {
             let scratch = &mut *lock(&self.scratch[worker]);
             let first = tile.row0() * TILE;
@@ -147,10 +174,16 @@ impl Step<'_> {
             for low in &head.low_rank {
                 self.change(low, first, &mut scratch.change, &mut logits.tile());
             }
-            for (i, reduced) in tile.row_mut(0).iter_mut().enumerate() {
+            for (i, softmax) in tile.row_mut(0).iter_mut().enumerate() {
                 let logits = &mut scratch.score.logits[i * TILE..][..end - first];
                 let top = &mut scratch.score.top[i * n_top..][..n_top];
-                *reduced = self.reduce(logits, first, targets[i], top);
+                *softmax = self.reduce(logits, first, top);
+            }
+            let begins = asks.partition_point(|(ask, _)| (ask.id as usize) < first);
+            let here = asks[begins..].iter().take_while(|(ask, _)| (ask.id as usize) < end);
+            for (ask, at) in here {
+                let logit = scratch.score.logits[ask.row * TILE + ask.id as usize - first];
+                answers[*at].store(logit.to_bits(), Ordering::Relaxed);
             }
         });
         // A set's best ids are the same however threads have shared it.
@@ -165,13 +198,7 @@ impl Step<'_> {
     }
 
     /// One token's logits of a tile whose first id is `first`, before the cap.
-    fn reduce(
-        &self,
-        logits: &mut [f32],
-        first: usize,
-        target: u32,
-        top: &mut [Candidate],
-    ) -> Reduced {
+    fn reduce(&self, logits: &mut [f32], first: usize, top: &mut [Candidate]) -> Softmax {
         if let Some(cap) = self.plan.head.softcap {
             self.kernels.softcap(logits, cap);
         }
@@ -179,7 +206,6 @@ impl Step<'_> {
         if top.last().is_some_and(|worst| softmax.max >= worst.logit) {
             logits::top(logits, first as u32, top);
         }
-        let target = (target as usize).checked_sub(first).and_then(|at| logits.get(at));
-        Reduced { softmax, target: target.copied().unwrap_or(0.0) }
+        softmax
     }
 }
