@@ -201,6 +201,7 @@ fn csv_rows() {
         ("\u{feff}\n\na,b\n\n\r\n1,2", vec!["a=<1> b=<2>"]),
         ("a,b\n\"x, \"\"y\"\"\n\r\nz\",\n", vec!["a=<x, \"y\"\n\r\nz> b=<>"]),
         ("a\n\"\"\n\u{feff}x\n", vec!["a=<>", "a=<\u{feff}x>"]),
+        ("\u{feff}\u{feff}a\n1", vec!["\u{feff}a=<1>"]),
         ("a,b\n 1 , \"2\" \n", vec!["a=< 1 > b=< \"2\" >"]),
         ("a,b\n1\"2,\"3\"4\"\n", vec!["a=<1\"2> b=<34\">"]),
         ("\"a\nb\",\" c\"\n\0,\t\n", vec!["a\nb=<\0>  c=<\t>"]),

@@ -17,7 +17,6 @@ const ROOM: usize = 8 << 10;
 /// The rows of a CSV file.
 pub(crate) struct Csv {
     stream: Stream,
-    delimiter: u8,
     core: Reader,
     names: Vec<String>,
     record: Raw,
@@ -52,15 +51,14 @@ impl Csv {
     pub fn new(stream: Stream, delimiter: u8, limit: usize) -> Result<Csv> {
         let core = core(delimiter);
         let (names, record) = (Vec::new(), Raw::default());
-        let mut csv = Csv { stream, delimiter, core, names, record, limit };
+        let mut csv = Csv { stream, core, names, record, limit };
         csv.read_names()?;
         Ok(csv)
     }
 
-    /// Goes on in another stream of the same file.
+    /// Goes on in another stream of the same file, which is between two rows as this one is.
     pub fn go_on(&mut self, stream: Stream) {
         self.stream = stream;
-        self.core = core(self.delimiter);
     }
 
     fn read_names(&mut self) -> Result<()> {
@@ -221,8 +219,8 @@ impl Raw {
 /// A parser between two records.
 fn core(delimiter: u8) -> Reader {
     let mut core = ReaderBuilder::new().delimiter(delimiter).build();
-    // It takes U+FEFF away from what it reads first. The stream has done so where that is a mark, and
-    // where reading goes on it is a cell's: an empty line comes first.
+    // It takes U+FEFF away from what it reads first. Where that is a mark the stream has done so already, and a
+    // second one is the name's: an empty line comes first.
     core.read_record(b"\n", &mut [0], &mut [0]);
     core
 }
