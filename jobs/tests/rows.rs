@@ -379,6 +379,7 @@ fn what_arguments_name() {
     assert!(refusal(stdin(&[], None)).contains("no input"));
     assert!(refusal(stdin(&["-"], None)).contains("--format (jsonl, csv, tsv, lines, parquet)"));
     assert!(refusal(stdin(&["-", "-"], Some(Format::Lines))).contains("without other inputs"));
+    assert!(refusal(stdin(&["-"], Some(Format::Parquet))).contains("can't be Parquet"));
     let stdin = stdin(&["-"], Some(Format::Lines)).unwrap();
     assert_eq!((stdin.is_stdin(), stdin.is_resumable()), (true, false));
     assert!(refusal(stdin.fingerprint(&mut |_| true)).contains("can't be read twice"));

@@ -69,6 +69,9 @@ impl Inputs {
                     "{shown} is one JSON array; a job reads an object a line (jq -c '.[]' {shown} writes them)"
                 ));
             }
+            if !kind.is_file() && format == Format::Parquet {
+                return invalid(format!("{shown} can't be Parquet, which is read from its end"));
+            }
             is_resumable &= kind.is_file();
         }
         Ok(Inputs { paths, format, is_resumable })
@@ -82,6 +85,11 @@ impl Inputs {
             let names = Format::ALL.map(Format::name).join(", ");
             return invalid(format!("standard input has no extension; give --format ({names})"));
         };
+        if format == Format::Parquet {
+            return invalid(
+                "standard input can't be Parquet, which is read from its end; save it as a file",
+            );
+        }
         Ok(Inputs { paths: Vec::new(), format, is_resumable: false })
     }
 
@@ -118,10 +126,15 @@ impl Inputs {
     /// [`Position::default`]. Standard input is read by one of them only.
     ///
     /// # Errors
-    /// What is wrong with a CSV file's names; [`Error::Invalid`] for places that aren't in the files; the system's.
+    /// What is wrong with a CSV file's names; [`Error::Invalid`] for places that aren't in the files;
+    /// [`Error::Unsupported`] for UTF-16; the system's.
     pub fn open(&self, from: Position) -> Result<Box<dyn Rows>> {
         if from != Position::default() {
             self.check_resumable()?;
+        }
+        if self.format == Format::Parquet {
+            let what = "Parquet: this pith was built without it (feature `parquet`)";
+            return Err(Error::Unsupported(what.to_owned()));
         }
         if self.is_stdin() {
             return files::stdin(self.format);
