@@ -18,22 +18,38 @@ pub enum Cell {
 #[derive(Clone, Debug, Default)]
 pub struct Row {
     cells: Vec<(String, Cell)>,
+    /// Numbers of the cells, their names ascending, so that a row of thousands isn't searched from end to end.
+    by_name: Vec<usize>,
 }
 
 impl Row {
     /// Appends a cell. `false`, and nothing is changed, where the row has one of this name.
     pub fn push(&mut self, name: impl Into<String>, cell: Cell) -> bool {
         let name = name.into();
-        let is_new = self.get(&name).is_none();
-        if is_new {
-            self.cells.push((name, cell));
-        }
-        is_new
+        let Err(place) = self.find(&name) else { return false };
+        self.by_name.insert(place, self.cells.len());
+        self.cells.push((name, cell));
+        true
     }
 
     /// The cell of this name.
     pub fn get(&self, name: &str) -> Option<&Cell> {
-        self.cells.iter().find(|(other, _)| other == name).map(|(_, cell)| cell)
+        self.find(name).ok().map(|place| &self.cells[self.by_name[place]].1)
+    }
+
+    /// Where in `by_name` this name is, or belongs.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.by_name.binary_search_by(|&number| self.cells[number].0.as_str().cmp(name))
+    }
+
+    /// How many cells it has.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
     }
 
     /// All cells, in order.
