@@ -13,6 +13,7 @@ mod added;
 mod bytes;
 mod decode;
 mod merge;
+mod specials;
 mod split;
 mod table;
 mod vocab;
@@ -20,15 +21,16 @@ mod vocab;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
 pub use decode::Stream;
+pub use specials::Specials;
 pub use split::Splitter;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 pub use vocab::{Kind, Model, SpacePrefix, Vocab};
 
 use self::{
-    added::{Added, AddedToken, Part},
+    added::{Added, AddedToken, Allowed, Part},
     merge::{Merges, Word, score_key},
     table::{Pairs, Pieces},
 };
@@ -257,17 +259,32 @@ impl Tokenizer {
 
     /// The ids of `text`.
     pub fn encode(&self, text: &str, opts: Encode) -> Vec<u32> {
+        let allowed = if opts.parse_special { Allowed::All } else { Allowed::None };
+        self.encode_allowed(text, opts.add_special, allowed)
+    }
+
+    /// The ids of a `text` that is trusted at some places only: of the special tokens in it those
+    /// are parsed that are exactly one of `places` (in order and apart), and all else is text. See
+    /// [`Tokenizer::specials`].
+    pub fn encode_guarded(
+        &self,
+        text: &str,
+        add_special: bool,
+        places: &[Range<usize>],
+    ) -> Vec<u32> {
+        self.encode_allowed(text, add_special, Allowed::At(places))
+    }
+
+    fn encode_allowed(&self, text: &str, add_special: bool, allowed: Allowed<'_>) -> Vec<u32> {
         let mut out = Encoder { tokenizer: self, word: Word::default(), ids: Vec::new() };
-        if opts.add_special && self.add_bos {
+        if add_special && self.add_bos {
             out.ids.extend(self.bos);
         }
-        self.added.split(text, opts.parse_special, |part| match part {
+        self.added.split(text, allowed, |part| match part {
             Part::Id(id) => out.ids.push(id),
-            Part::Text(range) => {
-                out.between(&text[range.clone()], range.start == 0, opts.parse_special);
-            }
+            Part::Text(range) => out.between(text, range, allowed),
         });
-        if opts.add_special && self.add_eos {
+        if add_special && self.add_eos {
             out.ids.extend(self.eos);
         }
         out.ids
@@ -321,11 +338,14 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// What lies between two added tokens.
-    fn between(&mut self, text: &str, at_start: bool, parse_special: bool) {
+    /// `text[range]`, what lies between two added tokens.
+    fn between(&mut self, text: &str, range: Range<usize>, allowed: Allowed<'_>) {
         let tokenizer = self.tokenizer;
-        let text = tokenizer.normalizer.apply(text);
-        tokenizer.added_normalized.split(&text, parse_special, |part| match part {
+        let at_start = range.start == 0;
+        let places = tokenizer.normalized_places(text, range.clone(), allowed);
+        let allowed = places.as_deref().map_or(allowed, Allowed::At);
+        let text = tokenizer.normalizer.apply(&text[range]);
+        tokenizer.added_normalized.split(&text, allowed, |part| match part {
             Part::Id(id) => self.ids.push(id),
             Part::Text(range) => self.plain(&text[range.clone()], at_start && range.start == 0),
         });

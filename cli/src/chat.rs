@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pith::{Error, Model, Result, gguf::Gguf, tokenizer::Encode};
+use pith::{Error, Model, Result};
+use pith_jobs::chat::{ChatTemplate, Message};
 use rustyline::{DefaultEditor, error::ReadlineError};
 
 use crate::{
     End, catch_interrupts, clear_interrupt,
     generate::{OnFull, Place, Sampling, Why, Writer, require_tokenizer, timings_text},
     stdout_error,
-    template::{Message, Template},
 };
 
 /// Talk with a model that carries a chat template
@@ -107,26 +107,20 @@ pub fn run(args: &Args) -> Result<End> {
     chat.talk(Turns::open()?, load)
 }
 
-fn template(model: &Model, args: &Args) -> Result<Template> {
-    let gguf = Gguf::parse(model.bytes())?;
-    let Some(source) = gguf.get("tokenizer.chat_template").and_then(|value| value.as_str()) else {
-        return Err(Error::Unsupported(format!(
+fn template(model: &Model, args: &Args) -> Result<ChatTemplate> {
+    ChatTemplate::of(model, None)?.ok_or_else(|| {
+        Error::Unsupported(format!(
             "{} carries no chat template, so it was not made for conversations; \
              `pith run` continues a text",
             args.model.display()
-        )));
-    };
-    let tokenizer = model.tokenizer();
-    let text = |id: Option<u32>| {
-        id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned()).unwrap_or_default()
-    };
-    Template::new(source, &text(tokenizer.bos()), &text(tokenizer.eos()))
+        ))
+    })
 }
 
 struct Chat<'a> {
     args: &'a Args,
     model: &'a Model,
-    template: Template,
+    template: ChatTemplate,
     writer: Writer<'a>,
     messages: Vec<Message>,
 }
@@ -187,12 +181,9 @@ impl Chat<'_> {
     }
 
     fn reply(&mut self) -> Result<(String, Why)> {
-        let text = self.template.render(&self.messages)?;
-        // The template writes the special tokens itself.
-        let ids = self
-            .model
-            .tokenizer()
-            .encode(&text, Encode { add_special: false, parse_special: true });
+        let prompt = self.template.prompt(&self.messages);
+        let prompt = prompt.map_err(|error| Error::Invalid(error.message))?;
+        let ids = prompt.encode(self.model.tokenizer());
         let mut reply = String::new();
         if !self.writer.read(&ids)? {
             return Ok((reply, Why::Interrupted));

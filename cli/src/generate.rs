@@ -14,9 +14,10 @@ use pith::{
     sampler::{self, Sampler},
     session::{self, Options, Session},
 };
+use pith_jobs::stops::Stops;
 use serde_json::{Value, json};
 
-use crate::{interrupted, memory::Peak, progress::Bar, stops::Stops};
+use crate::{interrupted, memory::Peak, progress::Bar};
 
 /// Ids of a prompt from which on there is a bar; fewer are read in a moment.
 const BAR_FROM: usize = 256;

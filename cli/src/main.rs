@@ -13,8 +13,6 @@ mod kernels;
 mod memory;
 mod progress;
 mod run;
-mod stops;
-mod template;
 
 use std::{
     io,

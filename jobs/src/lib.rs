@@ -9,7 +9,22 @@
 //! | [`row`] | a row, its cells, what can be wrong with one |
 //! | [`source`] | rows in |
 //! | [`task`] | what a job computes: the face between rows and models |
+//! | `jinja`, `value`, `literals` | templates under bounds; cells as their values; the texts in a template's source |
+//! | [`guard`] | a text on its way to ids, and which control tokens in it are meant |
+//! | [`template`], [`chat`] | a row to a prompt by the job's own template; a conversation by the model's |
+//! | [`stops`] | stop strings in streamed text |
+//! | [`generated`] | what a model has written |
+//! | [`openai`] | OpenAI's batch files: requests in, answers in kind |
 
+pub mod chat;
+pub mod generated;
+pub mod guard;
+mod jinja;
+mod literals;
+pub mod openai;
 pub mod row;
 pub mod source;
+pub mod stops;
 pub mod task;
+pub mod template;
+mod value;

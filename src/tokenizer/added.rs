@@ -27,6 +27,27 @@ pub(super) enum Part {
     Text(Range<usize>),
 }
 
+/// The places where a special token's text becomes that token.
+#[derive(Clone, Copy)]
+pub(super) enum Allowed<'a> {
+    None,
+    All,
+    /// Where it is exactly one of these, which are in order and apart.
+    At(&'a [Range<usize>]),
+}
+
+impl Allowed<'_> {
+    fn has(self, place: &Range<usize>) -> bool {
+        match self {
+            Allowed::None => false,
+            Allowed::All => true,
+            Allowed::At(places) => places
+                .binary_search_by_key(&place.start, |other| other.start)
+                .is_ok_and(|at| places[at] == *place),
+        }
+    }
+}
+
 /// A set of added tokens as an automaton after Aho and Corasick, so that text which almost matches
 /// costs no more than other text. States are numbered breadth first: the children of state `s` are
 /// `first[s]..first[s + 1]`, in the order of their bytes.
@@ -129,8 +150,18 @@ impl Added {
         Some(self.tokens[at].id)
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The tokens, sorted by text.
+    pub(super) fn tokens(&self) -> &[AddedToken] {
+        &self.tokens
+    }
+
     /// The leftmost token in `text[from..]`, the longest there, and where it ends.
-    fn find(&self, text: &[u8], from: usize) -> Option<(&AddedToken, usize)> {
+    pub(super) fn find(&self, text: &[u8], from: usize) -> Option<(&AddedToken, usize)> {
         let (mut state, mut found) = (ROOT, None);
         for (at, &byte) in text.iter().enumerate().skip(from) {
             loop {
@@ -153,9 +184,9 @@ impl Added {
         found
     }
 
-    /// Cuts `text` into its parts, in order. A special token that isn't asked for stays text, but
-    /// no other token is looked for inside it.
-    pub(super) fn split(&self, text: &str, parse_special: bool, mut part: impl FnMut(Part)) {
+    /// Cuts `text` into its parts, in order. A special token that isn't allowed stays text, but no
+    /// other token is looked for inside it.
+    pub(super) fn split(&self, text: &str, special: Allowed<'_>, mut part: impl FnMut(Part)) {
         // Everything before `done` has been handed out; the next match is looked for from `at`.
         let (mut done, mut at) = (0, 0);
         while !self.tokens.is_empty()
@@ -163,7 +194,7 @@ impl Added {
         {
             let mut start = end - token.text.len();
             at = end;
-            if token.special && !parse_special {
+            if token.special && !special.has(&(start..end)) {
                 continue;
             }
             if token.lstrip && done < start {

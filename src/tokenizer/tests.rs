@@ -167,12 +167,16 @@ fn added_tokens_are_found_leftmost_longest() {
             rstrip: false,
         };
         let mut got = Vec::new();
-        Added::new(texts.iter().zip(0..).map(token).collect()).split(&text, false, |part| {
-            got.push(match part {
-                Part::Id(id) => texts[id as usize].clone(),
-                Part::Text(range) => format!("-{}", &text[range]),
-            });
-        });
+        Added::new(texts.iter().zip(0..).map(token).collect()).split(
+            &text,
+            Allowed::None,
+            |part| {
+                got.push(match part {
+                    Part::Id(id) => texts[id as usize].clone(),
+                    Part::Text(range) => format!("-{}", &text[range]),
+                });
+            },
+        );
         let (mut wanted, mut rest) = (Vec::new(), &*text);
         while !rest.is_empty() {
             let longest = |at: usize| {
@@ -186,4 +190,40 @@ fn added_tokens_are_found_leftmost_longest() {
         }
         assert_eq!(got, wanted, "{texts:?} in {text:?}");
     }
+}
+
+/// Special tokens in the text as it came and in the normalized one, with the space in front that
+/// the normalizer puts there.
+#[test]
+fn special_tokens_are_parsed_at_their_places_only() {
+    let tokens = ["<s>", "</s>", " ", "a", "b", "<", "s", ">", "/", " a"];
+    for (prefix, normalized) in [
+        (SpacePrefix::Never, vec![]),
+        (SpacePrefix::Every, vec![]),
+        (SpacePrefix::First, vec![1]),
+        (SpacePrefix::Never, vec![0, 1]),
+    ] {
+        let mut vocab = sentencepiece(&tokens, &[0.0; 10]);
+        vocab.space_prefix = prefix;
+        vocab.kinds[..2].fill(Kind::Control);
+        vocab.normalized = normalized;
+        let tokenizer = Tokenizer::new(&vocab).unwrap();
+        let specials = tokenizer.specials();
+        for text in ["<s>a</s>b<s><s>", "▁a<s>", "</s>▁<s>a", "ab", "", "<s<s>></s"] {
+            let all = specials.places(text);
+            let encode = |parse_special| {
+                tokenizer.encode(text, Encode { add_special: false, parse_special })
+            };
+            let guarded = |places: &[Range<usize>]| tokenizer.encode_guarded(text, false, places);
+            assert_eq!(guarded(&all), encode(true), "{text} {prefix:?}");
+            assert_eq!(guarded(&[]), encode(false), "{text} {prefix:?}");
+            for at in 0..all.len() {
+                let marks = guarded(&all[at..at + 1]).iter().filter(|&&id| id < 2).count();
+                assert_eq!(marks, 1, "{text} {prefix:?} {at}");
+            }
+        }
+    }
+    let tokenizer = Tokenizer::new(&sentencepiece(&tokens, &[0.0; 10])).unwrap();
+    // Places that make no sense lead to no token and no panic.
+    tokenizer.encode_guarded("▁a", true, &[1..2, 0..9, 7..3]);
 }
