@@ -178,6 +178,38 @@ impl Prompt {
         Prompt { is_whole: true, ..self }
     }
 
+    /// Whether it has the tokens that begin and end a sequence, if it is to have any.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Both texts, one behind the other.
+    pub fn joined(&self, other: &Prompt) -> Prompt {
+        let control = match (&self.control, &other.control) {
+            (Control::At(own), Control::At(others)) => {
+                let n = self.text.len();
+                let others = others.iter().map(|place| place.start + n..place.end + n);
+                Control::At(own.iter().cloned().chain(others).collect())
+            }
+            _ => Control::All,
+        };
+        let text = format!("{}{}", self.text, other.text);
+        Prompt { text, control, is_whole: self.is_whole }
+    }
+
+    /// The text without whitespace at its end.
+    pub(crate) fn trimmed(&self) -> Prompt {
+        let text = self.text.trim_end().to_owned();
+        let control = match &self.control {
+            Control::All => Control::All,
+            Control::At(places) => {
+                let inside = places.iter().filter(|place| place.end <= text.len());
+                Control::At(inside.cloned().collect())
+            }
+        };
+        Prompt { text, control, is_whole: self.is_whole }
+    }
+
     /// The ids: BOS before and EOS behind where the model wants them, but no second BOS before one
     /// that the template has written.
     pub fn encode(&self, tokenizer: &Tokenizer) -> Vec<u32> {

@@ -15,16 +15,25 @@
 //! | [`stops`] | stop strings in streamed text |
 //! | [`generated`] | what a model has written |
 //! | [`openai`] | OpenAI's batch files: requests in, answers in kind |
+//! | [`continuation`], [`windows`] | which tokens of a text are scored; what is run of a long one |
+//! | [`prompt`] | where a row's text is, and its tokens |
+//! | [`writer`] | texts that are written, many at once |
+//! | [`tasks`] | what jobs compute: scores, labels, texts |
 
 pub mod chat;
+pub mod continuation;
 pub mod generated;
 pub mod guard;
 mod jinja;
 mod literals;
 pub mod openai;
+pub mod prompt;
 pub mod row;
 pub mod source;
 pub mod stops;
 pub mod task;
+pub mod tasks;
 pub mod template;
 mod value;
+pub mod windows;
+pub mod writer;

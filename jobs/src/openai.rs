@@ -70,7 +70,7 @@ impl From<RowError> for Fault {
 
 impl From<Fault> for RowError {
     fn from(fault: Fault) -> RowError {
-        RowError { code: fault.code, message: fault.message }
+        RowError::new(fault.code, fault.message)
     }
 }
 

@@ -37,6 +37,26 @@ impl Row {
         self.find(name).ok().map(|place| &self.cells[self.by_name[place]].1)
     }
 
+    /// A cell as text: numbers and truth values are their characters.
+    ///
+    /// # Errors
+    /// "missing_column"; "value" for null, lists and objects.
+    pub fn text(&self, name: &str) -> std::result::Result<&str, RowError> {
+        match self.get(name) {
+            Some(Cell::Text(text)) => Ok(text),
+            Some(Cell::Json(json)) if !json.get().starts_with(['[', '{', 'n']) => Ok(json.get()),
+            Some(Cell::Json(json)) => {
+                let start: String = json.get().chars().take(40).collect();
+                Err(RowError::new("value", format!("column {name:?} is {start}; wanted text")))
+            }
+            None => {
+                let there: Vec<&str> = self.iter().map(|(name, _)| name).take(20).collect();
+                let fault = format!("no column {name:?}; the row has {}", there.join(", "));
+                Err(RowError::new("missing_column", fault))
+            }
+        }
+    }
+
     /// Where in `by_name` this name is, or belongs.
     fn find(&self, name: &str) -> Result<usize, usize> {
         self.by_name.binary_search_by(|&number| self.cells[number].0.as_str().cmp(name))
@@ -59,18 +79,31 @@ impl Row {
 }
 
 /// Why a row has no answer. It becomes the row's `error` column, "code: message".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RowError {
     /// A word for programs: "json", "utf8", "missing_column", "too_long".
     pub code: &'static str,
     /// What was wrong, for people.
     pub message: String,
+    /// Where a task says in its own columns what was wrong, those: there is then no `error` column.
+    pub record: Option<Vec<Cell>>,
 }
 
 impl RowError {
     /// An error of this kind.
     pub fn new(code: &'static str, message: impl Into<String>) -> RowError {
-        RowError { code, message: message.into() }
+        RowError { code, message: message.into(), record: None }
+    }
+}
+
+/// What a model says of a row's tokens.
+impl From<pith::Error> for RowError {
+    fn from(error: pith::Error) -> RowError {
+        let code = match error {
+            pith::Error::ContextFull { .. } => "too_long",
+            _ => "invalid",
+        };
+        RowError::new(code, error.to_string())
     }
 }
 

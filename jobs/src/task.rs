@@ -30,6 +30,13 @@ pub struct Column {
     pub kind: Kind,
 }
 
+impl Column {
+    /// A column.
+    pub fn new(name: &str, kind: Kind) -> Column {
+        Column { name: name.into(), kind }
+    }
+}
+
 /// An answer: one cell for each of [`Task::columns`].
 pub type Answer = std::result::Result<Vec<Cell>, RowError>;
 

@@ -17,6 +17,7 @@ use crate::{
 /// Texts are strings; other cells are what their JSON says, whole numbers exact up to 128 bits,
 /// dictionaries in the order of their keys. Columns whose name is no name in Jinja can't be used.
 pub struct Template {
+    source: String,
     plain: Jinja,
     variables: Vec<String>,
     control: Control,
@@ -47,7 +48,12 @@ impl Template {
             Some((_, None)) => Control::None,
             Some((guard, Some(marked))) => Control::Own(guard.clone(), compile(&marked)?),
         };
-        Ok(Template { variables: plain.variables(), plain, control })
+        Ok(Template { source: source.to_owned(), variables: plain.variables(), plain, control })
+    }
+
+    /// What it was compiled from.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The names of the columns that it reads, in order: all that its text has, whether or not they

@@ -1,0 +1,251 @@
+//! OpenAI's batch files: a request on each line, and a line of the answer for each.
+
+use std::collections::HashMap;
+
+use pith::{Error, Model, Result, sampler, session, tokenizer::Encode};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::generate::mix;
+use crate::{
+    chat::ChatTemplate,
+    generated::Generated,
+    guard::Guard,
+    openai::{self, Fault, Input, Prompt, Request, Seen},
+    row::{Cell, Row, RowError},
+    source::Rows,
+    task::{Answer, Column, Kind, Pulse, Task},
+    writer::{Settings, Writer},
+};
+
+/// The most of the likeliest tokens that a request may ask for.
+const N_TOP: usize = 20;
+
+/// Opens the job's rows from the first on.
+pub type Open<'a> = Box<dyn Fn() -> Result<Box<dyn Rows>> + 'a>;
+
+/// The task.
+pub struct OpenAi<'m> {
+    model: &'m Model,
+    /// What answers name where a request names no model.
+    name: String,
+    chat: Option<ChatTemplate>,
+    writer: Writer<'m>,
+    /// How texts are written, where a request doesn't say.
+    settings: Settings,
+    parse_special: bool,
+    seen: Seen,
+    /// For rows before the first of a resumed job; `None` once they have been looked at.
+    open: Option<Open<'m>>,
+    /// What went wrong where it is no row's fault.
+    failed: Option<Error>,
+    waiting: HashMap<u64, Waiting>,
+    /// Of each text that is being written: the row, and which of its choices it is.
+    texts: HashMap<u64, (u64, usize)>,
+    next: u64,
+}
+
+/// A request that is being answered.
+struct Waiting {
+    request: Request,
+    /// Its choices, as they come.
+    choices: Vec<Option<Generated>>,
+}
+
+impl<'m> OpenAi<'m> {
+    /// A task. `open` opens the rows, which are read up to where a job is resumed: `custom_id`s are unique
+    /// in the file.
+    ///
+    /// # Errors
+    /// As [`Writer::new`] and [`ChatTemplate::of`].
+    pub fn new(
+        model: &'m Model,
+        name: String,
+        settings: Settings,
+        parse_special: bool,
+        session: &session::Options,
+        open: Open<'m>,
+    ) -> Result<OpenAi<'m>> {
+        let guard = (!parse_special).then(|| Guard::new(model.tokenizer()));
+        Ok(OpenAi {
+            model,
+            name,
+            chat: ChatTemplate::of(model, guard.as_ref())?,
+            writer: Writer::new(model, N_TOP, settings.sampler.top_k, session)?,
+            settings,
+            parse_special,
+            seen: Seen::default(),
+            open: Some(open),
+            failed: None,
+            waiting: HashMap::new(),
+            texts: HashMap::new(),
+            next: 0,
+        })
+    }
+
+    /// Whether a row is the first with its `custom_id`.
+    fn is_first(&mut self, at: u64, row: &Row) -> Result<bool> {
+        if let Some(open) = self.open.take()
+            && at > 0
+        {
+            self.seen.catch_up(&mut *open()?, at)?;
+        }
+        self.seen.is_first(row)
+    }
+
+    /// The tokens of each of a request's prompts.
+    fn prompts(&self, request: &Request) -> std::result::Result<Vec<Vec<u32>>, Fault> {
+        let tokenizer = self.model.tokenizer();
+        let encode = Encode { add_special: true, parse_special: self.parse_special };
+        match &request.input {
+            Input::Messages(messages) => {
+                let chat = self.chat.as_ref().ok_or_else(|| {
+                    RowError::new(
+                        "chat",
+                        "the model's file has no chat template; use /v1/completions",
+                    )
+                })?;
+                Ok(vec![chat.prompt(messages)?.encode(tokenizer)])
+            }
+            Input::Prompts(prompts) => Ok((prompts.iter())
+                .map(|prompt| match prompt {
+                    Prompt::Text(text) => tokenizer.encode(text, encode),
+                    Prompt::Ids(ids) => ids.clone(),
+                })
+                .collect()),
+        }
+    }
+
+    fn settings(&self, request: &Request, n_prompt: usize, index: usize) -> Settings {
+        let seed = match request.seed {
+            Some(seed) => seed as u64,
+            None => mix(self.settings.sampler.seed, request.custom_id.as_bytes()),
+        };
+        let room = (self.writer.n_ctx() + 1).saturating_sub(n_prompt).max(1);
+        Settings {
+            n_predict: request.max_tokens.unwrap_or(room),
+            sampler: sampler::Options {
+                temp: request.temperature as f32,
+                top_p: request.top_p as f32,
+                top_k: 0,
+                min_p: 0.0,
+                repeat_penalty: 1.0,
+                seed: mix(seed, &index.to_le_bytes()),
+                ..self.settings.sampler
+            },
+            stop: request.stop.clone(),
+        }
+    }
+
+    fn take(&mut self, at: u64, row: &Row) -> std::result::Result<(), Fault> {
+        let request = Request::parse(row)?;
+        let prompts = self.prompts(&request)?;
+        let first = self.next;
+        let n = request.n;
+        for (index, ids) in prompts.iter().flat_map(|ids| vec![ids; n]).enumerate() {
+            let settings = self.settings(&request, ids.len(), index);
+            let pushed = self.writer.push(self.next, ids.clone(), settings, request.logprobs);
+            if let Err(fault) = pushed {
+                // What was begun of the request ends with nobody to hear of it.
+                (first..self.next).for_each(|text| {
+                    self.texts.remove(&text);
+                });
+                return Err(fault.into());
+            }
+            self.texts.insert(self.next, (at, index));
+            self.next += 1;
+        }
+        let choices = vec![None; prompts.len() * n];
+        self.waiting.insert(at, Waiting { request, choices });
+        Ok(())
+    }
+
+    /// Takes a text; the answer, if it is the last of a request's.
+    fn text(&mut self, text: u64, generated: Generated) -> Option<(u64, Vec<Cell>)> {
+        let (at, index) = self.texts.remove(&text)?;
+        let waiting = self.waiting.get_mut(&at)?;
+        waiting.choices[index] = Some(generated);
+        if waiting.choices.iter().any(Option::is_none) {
+            return None;
+        }
+        let Waiting { request, choices } = self.waiting.remove(&at)?;
+        let choices: Vec<Generated> = choices.into_iter().flatten().collect();
+        let line = openai::answer(&request, &self.name, &choices, self.model.tokenizer());
+        Some((at, cells(&line, Some(&request.custom_id))))
+    }
+}
+
+/// The cells of a line of the answer.
+fn cells(line: &openai::Line<'_>, custom_id: Option<&str>) -> Vec<Cell> {
+    let json = |text: String| {
+        Cell::Json(RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    };
+    let null = || Cell::Json(RawValue::NULL.to_owned());
+    let [id, response] = line.cells().map(json);
+    let custom_id = custom_id.map_or_else(null, |id| Cell::Text(id.into()));
+    vec![id, custom_id, response, null()]
+}
+
+impl Task for OpenAi<'_> {
+    fn columns(&self) -> Vec<Column> {
+        vec![
+            Column::new("id", Kind::Text),
+            Column::new("custom_id", Kind::Text),
+            Column::new("response", Kind::Json),
+            Column::new("error", Kind::Json),
+        ]
+    }
+
+    fn options(&self) -> Map<String, Value> {
+        let mut options = Map::new();
+        options.insert("openai".into(), true.into());
+        options.insert("seed".into(), self.settings.sampler.seed.into());
+        options.insert("name".into(), self.name.as_str().into());
+        options.insert("parse_special".into(), self.parse_special.into());
+        options
+    }
+
+    fn has_room(&self) -> bool {
+        self.writer.has_room()
+    }
+
+    fn push(&mut self, at: u64, row: &Row) -> std::result::Result<(), RowError> {
+        let is_first = self.is_first(at, row).unwrap_or_else(|error| {
+            self.failed = Some(error);
+            true
+        });
+        let taken = if is_first { self.take(at, row) } else { Err(Seen::fault(row)) };
+        taken.map_err(|fault| {
+            let custom_id = openai::custom_id(row);
+            let line = openai::refuse(custom_id, is_first, at, &fault);
+            let record = cells(&line, custom_id);
+            RowError { record: Some(record), ..fault.into() }
+        })
+    }
+
+    fn work(
+        &mut self,
+        last: bool,
+        pulse: &mut dyn FnMut(Pulse) -> bool,
+        done: &mut dyn FnMut(u64, Answer),
+    ) -> Result<()> {
+        while !self.has_room() || last {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let mut ended = Vec::new();
+            let n_tokens = self.writer.step(|text, generated| ended.push((text, generated)));
+            for (text, generated) in ended {
+                if let Some((at, cells)) = self.text(text, generated) {
+                    done(at, Ok(cells));
+                }
+            }
+            if n_tokens == 0 {
+                break;
+            }
+            if !pulse(Pulse { n_tokens }) {
+                return Err(Error::Stopped);
+            }
+        }
+        Ok(())
+    }
+}
