@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Instant};
 
 use pith::{Error, Model, Result, Session, plan::Op, session::Options};
 
-use crate::{End, catch_interrupts, generate::Place, interrupted, progress::Bar};
+use crate::{End, catch_interrupts, interrupted, progress::Bar, writing::Place};
 
 /// Tokens that are evaluated between two looks at Ctrl-C while a context is filled.
 const FILL: usize = 256;

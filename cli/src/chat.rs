@@ -11,9 +11,8 @@ use pith_jobs::chat::{ChatTemplate, Message};
 use rustyline::{DefaultEditor, error::ReadlineError};
 
 use crate::{
-    End, catch_interrupts, clear_interrupt,
-    generate::{OnFull, Place, Sampling, Why, Writer, require_tokenizer, timings_text},
-    stdout_error,
+    End, catch_interrupts, clear_interrupt, stdout_error,
+    writing::{OnFull, Place, Sampling, Why, Writer, require_tokenizer, timings_text},
 };
 
 /// Talk with a model that carries a chat template

@@ -14,7 +14,7 @@ use pith::{
 };
 use serde_json::{Map, Value as Json, json};
 
-use crate::{End, generate::Place, stdout_error};
+use crate::{End, stdout_error, writing::Place};
 
 /// Elements of an array that are shown, and characters of a string.
 const SHOWN_ELEMENTS: usize = 5;

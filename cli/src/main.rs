@@ -9,10 +9,13 @@ mod demo;
 mod families;
 mod generate;
 mod inspect;
+mod jobs;
 mod kernels;
 mod memory;
 mod progress;
 mod run;
+mod score;
+mod writing;
 
 use std::{
     io,
@@ -38,6 +41,7 @@ Exit codes:
   3    a file is malformed, or holds what pith does not support
   4    the operating system refused to read or write
   5    the plan is over --max-memory, or the context is full
+  6    a job is done, but rows of it failed
   130  interrupted by Ctrl-C";
 
 #[derive(Parser)]
@@ -57,7 +61,9 @@ enum Command {
     Convert(convert::Args),
     Run(run::Args),
     Chat(chat::Args),
+    Score(score::Args),
     Classify(classify::Args),
+    Generate(generate::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
@@ -68,12 +74,15 @@ enum Command {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Done,
+    /// A job is done, with rows that have an error instead of an answer.
+    RowsFailed,
     Interrupted,
 }
 
 fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
         Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::RowsFailed) => ExitCode::from(6),
         Ok(End::Interrupted) => ExitCode::from(130),
         // `pith run ... | head`: the reader has what it wanted.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {
@@ -91,7 +100,9 @@ fn dispatch(command: Command) -> Result<End> {
         Command::Convert(args) => convert::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Kernels(args) => kernels::run(&args),

@@ -18,6 +18,11 @@ impl Bar {
         Bar::new("{bar:30} {pos} of {len} tokens, {rate} tok/s, {eta} left  {msg}")
     }
 
+    /// A bar for rows, which counts what has been read of the input; shows nothing yet.
+    pub fn rows() -> Bar {
+        Bar::new("{bar:30} {percent} %, {eta} left  {msg}")
+    }
+
     /// A bar that counts steps, whose times differ; shows nothing yet.
     pub fn steps() -> Bar {
         Bar::new("{bar:30} {pos} of {len}  {msg}")

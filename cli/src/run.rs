@@ -11,9 +11,8 @@ use pith::{Error, Model, Result, tokenizer::Encode};
 use serde_json::json;
 
 use crate::{
-    End, catch_interrupts,
-    generate::{self, OnFull, Place, Sampling, Why, Writer, require_tokenizer},
-    stdout_error,
+    End, catch_interrupts, stdout_error,
+    writing::{self, OnFull, Place, Sampling, Why, Writer, require_tokenizer},
 };
 
 /// Bytes of prompt that are accepted; far more than any context holds.
@@ -140,12 +139,12 @@ pub fn run(args: &Args) -> Result<End> {
             "text": text,
             "ended_by": why.name(),
             "seed": seed,
-            "timings": generate::timings_json(&writer, load),
+            "timings": writing::timings_json(&writer, load),
         });
         writeln!(out, "{object}").map_err(stdout_error)?;
     } else {
         writeln!(out).map_err(stdout_error)?;
-        eprintln!("\n{}", generate::timings_text(&writer, load));
+        eprintln!("\n{}", writing::timings_text(&writer, load));
         if args.sampling.temp > 0.0 {
             eprintln!("seed: {seed}");
         }

@@ -93,6 +93,18 @@ pub struct LoraFile {
     scale: f32,
 }
 
+impl LoraFile {
+    /// The file.
+    pub fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// The factor.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+}
+
 /// `FILE`, or `FILE=SCALE`: what is behind the last `=` is a factor if it is a number.
 fn lora(text: &str) -> std::result::Result<LoraFile, String> {
     let scaled = text.rsplit_once('=').and_then(|(file, scale)| Some((file, scale.parse().ok()?)));

@@ -9,6 +9,9 @@
 //! | [`row`] | a row, its cells, what can be wrong with one |
 //! | [`source`] | rows in |
 //! | [`task`] | what a job computes: the face between rows and models |
+//! | [`sink`] | rows out: which columns, and their bytes |
+//! | [`journal`] | the output's files: commits, and what is left of a job that was killed |
+//! | [`engine`] | the loop: rows in, a task's answers, rows out in order |
 //! | `jinja`, `value`, `literals` | templates under bounds; cells as their values; the texts in a template's source |
 //! | [`guard`] | a text on its way to ids, and which control tokens in it are meant |
 //! | [`template`], [`chat`] | a row to a prompt by the job's own template; a conversation by the model's |
@@ -22,13 +25,16 @@
 
 pub mod chat;
 pub mod continuation;
+pub mod engine;
 pub mod generated;
 pub mod guard;
 mod jinja;
+pub mod journal;
 mod literals;
 pub mod openai;
 pub mod prompt;
 pub mod row;
+pub mod sink;
 pub mod source;
 pub mod stops;
 pub mod task;

@@ -122,6 +122,18 @@ impl Inputs {
         self.paths.iter().map(|path| FileId::of(path, progress)).collect()
     }
 
+    /// How far the offsets of each file go, for a progress bar; empty for what can't be read twice.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sizes(&self) -> Result<Vec<u64>> {
+        let size = |path: &PathBuf| {
+            fs::metadata(path).map(|file| file.len()).map_err(Error::io("open", path))
+        };
+        let paths = if self.is_resumable { &self.paths[..] } else { &[] };
+        paths.iter().map(size).collect()
+    }
+
     /// The rows from a place on that an earlier reader of the same files came to; all of them from
     /// [`Position::default`]. Standard input is read by one of them only.
     ///

@@ -1,0 +1,357 @@
+//! Jobs over rows, by the real binary: the same bytes whatever the company, and after any kill.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pith"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn pith(args: &[&str]) -> Output {
+    command(args).output().expect("pith starts")
+}
+
+fn ok(args: &[&str]) -> String {
+    let output = pith(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "pith {args:?}: {}\n{errors}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Converts the demo checkpoint.
+fn demo(folder: &Path, format: &str) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+    let out = folder.join("demo.gguf").to_str().unwrap().to_owned();
+    ok(&["convert", source.to_str().unwrap(), "-o", &out, "--type", format, "--no-check"]);
+    out
+}
+
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+/// Rows with texts of some words, many of which begin alike.
+fn rows(n: usize) -> Vec<Value> {
+    let words = ["the", "King", "and", "love", "shall", "not", "speak", "of", "war", "my", "lord"];
+    let mut state = 7u64;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    (0..n)
+        .map(|i| {
+            let begin = if random(2) == 0 { "Good morrow to you, sir: " } else { "" };
+            let some = (0..3 + random(12)).map(|_| words[random(words.len())]);
+            json!({"id": i, "text": format!("{begin}{}", some.collect::<Vec<_>>().join(" "))})
+        })
+        .collect()
+}
+
+fn write(path: &str, rows: &[Value]) {
+    fs::write(path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+}
+
+/// The commands, without model, input and output.
+const COMMANDS: [&[&str]; 4] = [
+    &["score", "--tokens", "--top", "2"],
+    &["score", "--template", "He said: ", "--long", "slide"],
+    &[
+        "classify",
+        "--labels",
+        "love,war,peace of mind",
+        "--by",
+        "pmi",
+        "--template",
+        "{{text}}\\nAbout:",
+    ],
+    &["generate", "-n", "12", "--log-probs", "2", "--seed", "3"],
+];
+
+fn job(command: &[&str], model: &str, input: &str, output: &str, more: &[&str]) -> Vec<String> {
+    let (name, options) = (command[0], &command[1..]);
+    let all = [&[name, model, input, "-o", output][..], options, more].concat();
+    all.into_iter().map(str::to_owned).collect()
+}
+
+fn done(args: &[String]) {
+    ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn company_threads_and_order_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let mut rows = rows(40);
+    let (input, shuffled) = (path(folder, "rows.jsonl"), path(folder, "shuffled.jsonl"));
+    write(&input, &rows);
+    rows.sort_by_key(|row| row["id"].as_u64().unwrap() * 17 % 41);
+    write(&shuffled, &rows);
+    for (i, command) in COMMANDS.iter().enumerate() {
+        let out = |name: &str| path(folder, &format!("{i}-{name}.jsonl"));
+        let plain = out("plain");
+        done(&job(command, &model, &input, &plain, &[]));
+        let wanted = fs::read_to_string(&plain).unwrap();
+        assert_eq!(wanted.lines().count(), rows.len());
+        for (way, more) in [
+            ["--sequences", "1", "--batch", "256", "--threads", "1"],
+            ["--sequences", "4", "--batch", "7", "--threads", "2"],
+            ["--sequences", "32", "--batch", "64", "--threads", "3"],
+        ]
+        .iter()
+        .enumerate()
+        {
+            let out = out(&way.to_string());
+            done(&job(command, &model, &input, &out, more));
+            assert!(fs::read_to_string(&out).unwrap() == wanted, "{command:?} {more:?}");
+        }
+        let out = out("shuffled");
+        done(&job(command, &model, &shuffled, &out, &[]));
+        let mut lines: Vec<String> =
+            fs::read_to_string(&out).unwrap().lines().map(str::to_owned).collect();
+        let id = |line: &String| serde_json::from_str::<Value>(line).unwrap()["id"].as_u64();
+        lines.sort_by_key(id);
+        assert!(lines.concat() == wanted.replace('\n', ""), "{command:?} shuffled");
+    }
+}
+
+/// Kills a job at random instants until it is done.
+fn kill(args: &[String], n_kills: usize, seed: u64) -> usize {
+    let mut state = seed;
+    let mut killed = 0;
+    loop {
+        let mut child = command(&[]);
+        let mut child = child.args(args).stderr(Stdio::null()).spawn().expect("pith starts");
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        if killed < n_kills {
+            thread::sleep(Duration::from_millis(30 + (state >> 33) % 400));
+            child.kill().unwrap();
+        }
+        if child.wait().unwrap().success() {
+            return killed;
+        }
+        assert!(killed < n_kills, "it fails by itself");
+        killed += 1;
+    }
+}
+
+fn killed_jobs_end_alike(n_rows: usize, n_kills: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let input = path(folder, "rows.jsonl");
+    write(&input, &rows(n_rows));
+    for (i, command) in COMMANDS.iter().enumerate() {
+        let (plain, again) =
+            (path(folder, &format!("{i}.jsonl")), path(folder, &format!("{i}-k.jsonl")));
+        done(&job(command, &model, &input, &plain, &[]));
+        let args = job(command, &model, &input, &again, &["--resume", "--commit-every", "0.05"]);
+        let killed = kill(&args, n_kills, i as u64 + 1);
+        assert!(killed > 0, "{command:?}: done before it was killed");
+        assert!(
+            fs::read(&plain).unwrap() == fs::read(&again).unwrap(),
+            "{command:?}: {killed} kills"
+        );
+        assert!(!PathBuf::from(format!("{again}.part")).exists());
+    }
+}
+
+#[test]
+fn a_killed_job_goes_on_to_the_same_bytes() {
+    killed_jobs_end_alike(150, 4);
+}
+
+#[test]
+#[ignore = "takes minutes: fifty kills of each command"]
+fn fifty_kills_change_no_byte() {
+    killed_jobs_end_alike(3000, 50);
+}
+
+#[test]
+fn a_row_that_fails_loses_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "f32");
+    let input = path(folder, "rows.jsonl");
+    let deep = format!("{{\"text\":{}1{}}}", "[".repeat(500), "]".repeat(500));
+    let long = format!("{{\"text\":\"{}\"}}", "word ".repeat(400_000));
+    let mut bytes = Vec::new();
+    for line in [
+        b"{\"text\":\"a good row\",\"kept\":1.50}".as_slice(),
+        b"{\"text\":\"bad \xff utf\"}",
+        b"not json",
+        b"{\"other\":\"no text\"}",
+        b"{\"text\":\"nul \\u0000 inside\"}",
+        deep.as_bytes(),
+        long.as_bytes(),
+        b"{\"text\":\"<|endoftext|> typed\"}",
+        b"{\"text\":\"\"}",
+        b"{\"text\":\"another good row\"}",
+    ] {
+        bytes.extend_from_slice(line);
+        bytes.push(b'\n');
+    }
+    fs::write(&input, bytes).unwrap();
+    let output = pith(&["score", &model, &input]);
+    assert_eq!(output.status.code(), Some(6));
+    let rows: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let errors: Vec<&str> = rows
+        .iter()
+        .map(|row| row["error"].as_str().map_or("", |e| e.split(':').next().unwrap()))
+        .collect();
+    assert_eq!(
+        errors,
+        ["", "utf8", "json", "missing_column", "", "json", "too_long", "", "empty", ""]
+    );
+    assert!(rows.iter().all(|row| row["error"].is_null() == row["log_prob"].is_number()));
+    // Text of a control token is text: more than one token, each scored.
+    assert!(rows[7]["n_tokens"].as_u64() > Some(4));
+    let failed = pith(&["score", &model, &input, "--fail-fast"]);
+    assert_eq!(failed.status.code(), Some(6));
+    assert_eq!(String::from_utf8(failed.stdout).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn what_changed_is_named_and_nothing_is_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let (input, out) = (path(folder, "rows.jsonl"), path(folder, "out.jsonl"));
+    write(&input, &rows(3));
+    ok(&["score", &model, &input, "-o", &out]);
+    let first = fs::read(&out).unwrap();
+    ok(&["score", &model, &input, "-o", &out, "--resume"]);
+    for (more, wanted) in [
+        (&["--resume", "--tokens"][..], "tokens"),
+        (&["--resume", "--context", "text"], "context"),
+        (&["--resume", "--prefix", "x"], "prefix"),
+        (&["--resume", "--cache-type", "f32"], "cache_type"),
+        (&[], "--restart"),
+    ] {
+        let output = pith(&[&["score", &model, &input, "-o", &out][..], more].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(wanted), "{more:?}: {said}");
+    }
+    write(&input, &rows(4));
+    let output = pith(&["score", &model, &input, "-o", &out, "--resume"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("inputs"), "{said}");
+    assert!(fs::read(&out).unwrap() == first);
+    ok(&["score", &model, &input, "-o", &out, "--restart"]);
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn labels_are_those_of_scores_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "f32");
+    let (input, pairs) = (path(folder, "rows.jsonl"), path(folder, "pairs.jsonl"));
+    let labels = ["love", "war", "the King", "the Kingdom", "a", "sorrow and joy"];
+    let rows = rows(5);
+    write(&input, &rows);
+    let row =
+        |row: &Value, label: &&str| json!({"text": row["text"], "label": format!(" {label}")});
+    let all: Vec<Value> =
+        rows.iter().flat_map(|r| labels.iter().map(move |label| row(r, label))).collect();
+    write(&pairs, &all);
+    let parse = |text: String| -> Vec<Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let list = labels.join(",");
+    let got = parse(ok(&[
+        "classify",
+        &model,
+        &input,
+        "--labels",
+        &list,
+        "--top",
+        "0",
+        "--cache-type",
+        "f32",
+    ]));
+    let scored = parse(ok(&[
+        "score",
+        &model,
+        &pairs,
+        "--context",
+        "text",
+        "--column",
+        "label",
+        "--sequences",
+        "1",
+        "--cache-type",
+        "f32",
+    ]));
+    for (row, scored) in got.iter().zip(scored.chunks(labels.len())) {
+        let best = scored.iter().max_by(|a, b| {
+            a["log_prob"].as_f64().unwrap().total_cmp(&b["log_prob"].as_f64().unwrap())
+        });
+        assert_eq!(
+            format!(" {}", row["label"].as_str().unwrap()),
+            best.unwrap()["label"].as_str().unwrap()
+        );
+        let mut sum = 0.0;
+        for label in row["labels"].as_array().unwrap() {
+            let at = labels.iter().position(|l| label["label"] == *l).unwrap();
+            assert_eq!(label["log_prob"], scored[at]["log_prob"]);
+            assert_eq!(label["log_prob_per_token"], scored[at]["log_prob_per_token"]);
+            sum += label["probability"].as_f64().unwrap();
+        }
+        assert!((sum - 1.0).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn a_text_is_classified_by_labels_and_examples() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let shots = path(folder, "shots.csv");
+    fs::write(&shots, "text,label\nWe fought all day,war\nMy heart is thine,love\n").unwrap();
+    let args = ["classify", &model, "--labels", "love,war", "--text", "To arms!", "--json"];
+    let plain: Value = serde_json::from_str(&ok(&args)).unwrap();
+    let shot: Value =
+        serde_json::from_str(&ok(&[&args[..], &["--few-shot", &shots]].concat())).unwrap();
+    assert_ne!(plain["labels"][0]["log_prob"], shot["labels"][0]["log_prob"]);
+    let text = ok(&args[..args.len() - 1]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let refused = pith(&["classify", &model, "--text", "x"]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--labels"));
+}
+
+#[test]
+fn tables_come_out_as_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let (input, out) = (path(folder, "rows.csv"), path(folder, "out.csv"));
+    fs::write(&input, "id,text,note\n1,\"O, \"\"sir\"\"\",x\n2,my lord,\n").unwrap();
+    ok(&["generate", &model, &input, "--id", "id", "-n", "3", "--temp", "0", "-o", &out]);
+    let text = fs::read_to_string(&out).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("id,completion,finish_reason,n_tokens,error"));
+    assert!(lines.next().unwrap().starts_with("1,"), "{text}");
+    let summary = ok(&["score", &model, &input, "-o", &path(folder, "o.csv"), "--json"]);
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!((&summary["rows"], &summary["failed"]), (&json!(2), &json!(0)));
+    // Words of a list, behind one beginning.
+    let words = path(folder, "new_word_list.txt");
+    fs::write(&words, "sword\nlove\n\nmorrow\n").unwrap();
+    let scored = ok(&["score", &model, &words, "--template", "A word: ", "--output-format", "csv"]);
+    assert_eq!(scored.lines().count(), 4, "{scored}");
+}
