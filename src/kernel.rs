@@ -88,6 +88,7 @@ pub struct Kernels {
     softcap: unsafe fn(&mut [f32], f32),
     add: unsafe fn(&mut [f32], &[f32]),
     rope: unsafe fn(Pairing, &mut [f32], &[f32], &[f32]),
+    squares: unsafe fn(&[f32], &[f32], &mut [f32; 2]),
     to_f16: unsafe fn(&[f32], &mut [u16]),
     from_f16: unsafe fn(&[u16], &mut [f32]),
     widen: unsafe fn(&Chunk<'_>, &mut [f32], &mut [f32]),
@@ -316,6 +317,18 @@ impl Kernels {
         assert!(head.len() == 2 * cos.len() && cos.len() == sin.len());
         // SAFETY: an available table; lengths checked above.
         unsafe { (self.rope)(pairing, head, cos, sin) }
+    }
+
+    /// The sums of (a - b)^2 and of a^2, each in 16 lanes.
+    ///
+    /// # Panics
+    /// The lengths differ.
+    pub fn squares(&self, a: &[f32], b: &[f32]) -> [f32; 2] {
+        assert_eq!(a.len(), b.len());
+        let mut out = [0.0; 2];
+        // SAFETY: an available table; lengths checked above.
+        unsafe { (self.squares)(a, b, &mut out) }
+        out
     }
 
     /// f32 to binary16, to nearest even.

@@ -19,6 +19,8 @@ mod pack;
 mod round;
 mod symmetric;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use basic::{encode_q4_0, encode_q8_0};
 pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 /// Values in a superblock of the K-quants and of IQ4_XS.

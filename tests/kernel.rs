@@ -239,6 +239,7 @@ proptest! {
             keep(&z);
             k.add(&mut z, &y);
             keep(&z);
+            keep(&k.squares(&x, &y));
             for pairing in [Pairing::Half, Pairing::Adjacent] {
                 k.rope(pairing, &mut z, &w[..n / 2], &b[..n / 2]);
                 keep(&z);
@@ -385,6 +386,10 @@ fn encoders_give_the_same_bytes_in_every_table() {
         let any = |bits| Some(f32::from_bits(bits)).filter(|x| x.is_finite()).unwrap_or(0.0);
         rows.push((0..512).map(|_| any(next() << 8 | i as u32)).collect());
         rows.push(vec![scale; 512]);
+        // Halfway between codes.
+        let halves = (0..512).map(|j| if j % 32 == 0 { 127.0 } else { next() as u8 as f32 / 2.0 });
+        rows.push(halves.collect());
+        rows.push(rows[rows.len() - 1].iter().map(|x| x / 127.0 * -8.0).collect());
     }
     for kernels in Kernels::available() {
         for &format in Format::ALL {

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
+    thread,
 };
 
 use super::{
@@ -356,8 +357,8 @@ impl OpenWriter {
         self.finish_if(|_| Ok(()))
     }
 
-    /// As [`OpenWriter::finish`], if `check` of the written file, still under its temporary name,
-    /// finds no fault; else an older file in its place stays as it is.
+    /// As [`OpenWriter::finish`], if `check` of the written file, still under its temporary name and
+    /// being synced, finds no fault; else an older file in its place stays as it is.
     ///
     /// # Errors
     /// As [`OpenWriter::finish`], and what `check` says.
@@ -368,8 +369,14 @@ impl OpenWriter {
             return Err(Error::Invalid(fault));
         }
         self.file.flush().map_err(Error::io("write", self.temporary.path()))?;
-        self.file.get_ref().sync_all().map_err(Error::io("sync", self.temporary.path()))?;
-        check(self.temporary.path())?;
+        let (file, path) = (self.file.get_ref(), self.temporary.path());
+        // The system shows the check what was written before it is on the disk, too.
+        thread::scope(|scope| {
+            let sync = thread::Builder::new().spawn_scoped(scope, || file.sync_all());
+            check(path)?;
+            let synced = sync.and_then(|sync| sync.join().expect("syncing doesn't panic"));
+            synced.map_err(Error::io("sync", path))
+        })?;
         self.temporary.rename(&self.path)?;
         sync_folder(&self.path)?;
         Ok(self.total)

@@ -11,7 +11,7 @@ use super::{
     panels::multiply,
     scalar,
     tables::{all_products, over_floats, over_lanes},
-    x86::{dot::Avx2, products, quantize, rows, ymm::Ymm},
+    x86::{dot::Avx2, encode, products, quantize, rows, ymm::Ymm},
 };
 use crate::quant::{self, Format};
 
@@ -29,6 +29,7 @@ pub const TABLE: Kernels = Kernels {
     softcap,
     add,
     rope,
+    squares,
     to_f16,
     from_f16,
     widen,
@@ -58,7 +59,11 @@ over_lanes!("avx2,f16c");
 /// sums into one register, are slower.
 #[target_feature(enable = "avx2,f16c")]
 fn encode(format: Format, values: &[f32], out: &mut [u8]) {
-    quant::encode(format, values, out);
+    match format {
+        Format::Q8_0 => encode::q8_0(values, out),
+        Format::Q4_0 => encode::q4_0(values, out),
+        _ => quant::encode(format, values, out),
+    }
 }
 
 #[target_feature(enable = "avx2,f16c")]

@@ -22,6 +22,7 @@ pub const TABLE: Kernels = Kernels {
     softcap,
     add,
     rope,
+    squares,
     widen,
     attend,
     merge,

@@ -60,6 +60,13 @@ pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sum2(x, x, |x, _| f(x))
 }
 
+/// The sums of (a - b)^2 and of a^2.
+#[inline(always)]
+pub fn squares(a: &[f32], b: &[f32], out: &mut [f32; 2]) {
+    // One sum in a loop: of two, LLVM makes scalars.
+    *out = [sum2(a, b, |a, b| (a - b) * (a - b)), sum(a, |a| a * a)];
+}
+
 /// x = f(x). A loop here and no `for_each`: what the standard library's functions call isn't
 /// always inlined, and by itself lacks the instruction set of the table.
 #[inline(always)]

@@ -36,6 +36,7 @@ pub const TABLE: Kernels = Kernels {
     gate: lanes::gate,
     softcap: lanes::softcap,
     add: lanes::add,
+    squares: lanes::squares,
     rope: lanes::rope,
     to_f16,
     from_f16,

@@ -96,6 +96,7 @@ macro_rules! over_lanes {
             lanes::gate(act: pith_models::Act, gate: &[f32], up: &[f32], out: &mut [f32]);
             lanes::softcap(x: &mut [f32], cap: f32);
             lanes::add(x: &mut [f32], y: &[f32]);
+            lanes::squares(a: &[f32], b: &[f32], out: &mut [f32; 2]);
             lanes::rope(pairing: pith_models::Pairing, head: &mut [f32], cos: &[f32], sin: &[f32]);
             attend::merge(
                 state: &mut $crate::kernel::Softmax,

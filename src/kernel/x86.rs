@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod dot;
+pub mod encode;
 pub mod load;
 pub mod quantize;
 pub mod rows;

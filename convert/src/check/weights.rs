@@ -192,7 +192,8 @@ fn distance(format: Format, wanted: &[f32], got: &[f32]) -> f64 {
     if wanted == got {
         return 0.0;
     }
-    let (mut difference, mut size) = squares(wanted, got);
+    // In f32: values beyond 1e18 make a sum infinite.
+    let [mut difference, mut size] = Kernels::best().squares(wanted, got).map(f64::from);
     if !(difference + size).is_finite() {
         let squares = wanted.iter().zip(got).map(|(&a, &b)| (f64::from(a), f64::from(b)));
         (difference, size) =
@@ -202,24 +203,6 @@ fn distance(format: Format, wanted: &[f32], got: &[f32]) -> f64 {
     let floor = if format == Format::F32 { 0.0 } else { wanted.len() as f64 * tiny * tiny };
     let by = (difference / (size + floor)).sqrt();
     if by.is_nan() { f64::INFINITY } else { by }
-}
-
-/// The sums of (a - b)^2 and of a^2, in sixteen sums each, which the compiler keeps in vectors. In f32:
-/// values beyond 1e18 make them infinite.
-fn squares(a: &[f32], b: &[f32]) -> (f64, f64) {
-    const LANES: usize = 16;
-    let (mut differences, mut sizes) = ([0f32; LANES], [0f32; LANES]);
-    let mut add = |lane: usize, a: f32, b: f32| {
-        differences[lane] += (a - b) * (a - b);
-        sizes[lane] += a * a;
-    };
-    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        (0..LANES).for_each(|lane| add(lane, a[lane], b[lane]));
-    }
-    rest_a.iter().zip(rest_b).for_each(|(&a, &b)| add(0, a, b));
-    let sum = |lanes: [f32; LANES]| lanes.iter().map(|&sum| f64::from(sum)).sum();
-    (sum(differences), sum(sizes))
 }
 
 /// The products of rows with each token, `[n_rows, n_tokens]`. By the runtime's product of F32 rows, the
