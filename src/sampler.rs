@@ -103,43 +103,48 @@ impl Sampler {
         }
     }
 
-    /// Fills `candidates` with the likeliest tokens and their logits, best first.
+    /// Fills `candidates` with the `top_k` likeliest tokens and their logits, best first; with all of them,
+    /// by id, where that filter is off.
     fn select(&mut self, logits: &[f32]) {
         let top_k = self.options.top_k;
         let kept = &mut self.candidates;
         kept.clear();
         kept.extend(logits.iter().zip(0..).filter(|(l, _)| !l.is_nan()).map(|(&l, id)| (l, id)));
-        // Adding 0 makes one zero of two.
-        let order = |a: &(f32, u32), b: &(f32, u32)| {
-            (b.0 + 0.0).total_cmp(&(a.0 + 0.0)).then(a.1.cmp(&b.1))
-        };
-        if top_k > 0 && top_k < kept.len() {
-            kept.select_nth_unstable_by(top_k - 1, order);
+        if top_k > 0 {
+            sort_best(kept, top_k);
             kept.truncate(top_k);
         }
-        kept.sort_unstable_by(order);
     }
 
     /// Leaves those that pass, and makes weights of their logits, which are not normalized.
     fn filter(&mut self) {
         let Options { top_p, min_p, temp, .. } = self.options;
         let kept = &mut self.candidates;
-        let best = kept.first().map_or(0.0, |c| c.0);
+        let best = kept.iter().fold(f32::NEG_INFINITY, |best, c| best.max(c.0));
         let weight = |logit: f32| exp(logit - best);
         if min_p > 0.0 {
-            let passing = kept.iter().take_while(|c| weight(c.0) >= min_p).count();
-            kept.truncate(passing.max(1));
+            kept.retain(|c| c.0 == best || weight(c.0) >= min_p);
         }
         if top_p < 1.0 {
-            let total: f32 = kept.iter().map(|c| weight(c.0)).sum();
-            let mut sum = 0.0;
-            let passing = kept.iter().take_while(|c| {
-                let before = sum;
-                sum += weight(c.0);
-                before < top_p * total
-            });
-            let passing = passing.count();
-            kept.truncate(passing.max(1));
+            let enough =
+                f64::from(top_p) * kept.iter().map(|c| f64::from(weight(c.0))).sum::<f64>();
+            // Of a whole vocabulary few make up that much: sorting all would take milliseconds.
+            let mut n_sorted = 64;
+            loop {
+                sort_best(kept, n_sorted);
+                let mut sum = 0.0;
+                let passing = kept.iter().take(n_sorted).take_while(|c| {
+                    let before = sum;
+                    sum += f64::from(weight(c.0));
+                    before < enough
+                });
+                let passing = passing.count();
+                if passing < n_sorted || n_sorted >= kept.len() {
+                    kept.truncate(passing.max(1));
+                    break;
+                }
+                n_sorted *= 4;
+            }
         }
         for candidate in kept {
             candidate.0 = exp((candidate.0 - best) / temp);
@@ -147,10 +152,11 @@ impl Sampler {
     }
 
     fn draw(&mut self) -> u32 {
-        let total: f32 = self.candidates.iter().map(|c| c.0).sum();
-        let mut left = self.uniform() * total;
+        // In f64: a whole vocabulary's weights add up.
+        let total: f64 = self.candidates.iter().map(|c| f64::from(c.0)).sum();
+        let mut left = f64::from(self.uniform()) * total;
         for &(weight, id) in &self.candidates {
-            left -= weight;
+            left -= f64::from(weight);
             if left < 0.0 {
                 return id;
             }
@@ -166,6 +172,18 @@ impl Sampler {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
     }
+}
+
+/// Puts the `n` likeliest in front, best first, of equals the lower id first.
+fn sort_best(candidates: &mut [(f32, u32)], n: usize) {
+    // Adding 0 makes one zero of two.
+    let order =
+        |a: &(f32, u32), b: &(f32, u32)| (b.0 + 0.0).total_cmp(&(a.0 + 0.0)).then(a.1.cmp(&b.1));
+    if n < candidates.len() {
+        candidates.select_nth_unstable_by(n, order);
+    }
+    let n = n.min(candidates.len());
+    candidates[..n].sort_unstable_by(order);
 }
 
 /// The id of the largest logit; the lowest id among equals, 0 if all are NaN.
@@ -236,6 +254,30 @@ mod tests {
         let mut logits = [4.0, -1.0, 3.0];
         Sampler::new(options).penalize(&mut logits, &[2, 0, 0, 1]);
         assert_eq!(logits, [2.0, -2.0, 3.0]);
+    }
+
+    #[test]
+    fn a_nucleus_of_many_is_found() {
+        let logits: Vec<f32> = (0..2000).map(|i| ((i * 37) % 1999) as f32 * 0.002).collect();
+        let weights: Vec<f64> = logits.iter().map(|&l| f64::from(l).exp()).collect();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        for top_p in [0.01f32, 0.3, 0.9] {
+            let enough = f64::from(top_p) * weights.iter().sum::<f64>();
+            let mut sum = 0.0;
+            let wanted = order.iter().take_while(|&&id| {
+                let before = sum;
+                sum += weights[id];
+                before < enough
+            });
+            let wanted = wanted.count();
+            let mut sampler = Sampler::new(Options { top_p, ..OFF });
+            sampler.select(&logits);
+            sampler.filter();
+            let got: Vec<usize> = sampler.candidates.iter().map(|c| c.1 as usize).collect();
+            assert!(got.len().abs_diff(wanted) <= 1, "{} {wanted}", got.len());
+            assert_eq!(got, order[..got.len()]);
+        }
     }
 
     #[test]
