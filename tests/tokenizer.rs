@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use pith::tokenizer::{Encode, Kind, Model, SpacePrefix, Splitter, Tokenizer, Vocab};
+use pith::tokenizer::{Encode, Kind, Model, SpacePrefix, Splitter, Tokenizer, Unigram, Vocab};
 use proptest::{collection::vec, prelude::*};
 use serde_json::Value;
 
@@ -49,6 +49,7 @@ fn tokenizer(name: &str, model: Model, splitter: Splitter) -> Tokenizer {
         lstrip: Vec::new(),
         rstrip: Vec::new(),
         normalized: Vec::new(),
+        unigram: Unigram::default(),
     };
     Tokenizer::new(&vocab).unwrap()
 }

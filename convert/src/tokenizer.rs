@@ -8,6 +8,7 @@ mod object;
 mod sentencepiece;
 mod settings;
 mod structure;
+mod unigram;
 mod words;
 
 use std::path::Path;
@@ -16,7 +17,7 @@ use object::{Allowed, Object, read_text};
 use pith::{
     Error, Result,
     gguf::OwnedValue,
-    tokenizer::{Kind, Model, SpacePrefix},
+    tokenizer::{Kind, Leading, Model, Rules, SpacePrefix, Unigram},
 };
 use settings::Settings;
 use structure::{Structure, Template};
@@ -44,6 +45,8 @@ struct Source {
     fuse_unknown: bool,
     byte_fallback: bool,
     ignore_merges: bool,
+    /// In place of merges.
+    unigram: Option<Unigram>,
     template: Template,
     /// `tokenizer.json` as it is.
     json: Option<String>,
@@ -78,33 +81,31 @@ fn from_json(text: String, settings: &Settings, allowed: &mut Allowed<'_>) -> Re
     let mut json = Object::parse("tokenizer.json", &text)?;
     // Limits and batches: pith neither cuts nor pads.
     json.harmless(&["version", "truncation", "padding"]);
-    let structure = structure::structure(&mut json)?;
-    let template = structure::template(&mut json)?;
-    let added = json.list("added_tokens")?;
     let place = json.place("model");
     let mut model = Object::new(place.clone(), json.need("model")?)?;
-    json.done_but(allowed)?;
-
     // Files from before the key existed are BPE if they have merges.
     let kind = model.string("type")?.unwrap_or_else(|| "BPE".into());
-    if kind != "BPE" {
-        return Err(Error::Unsupported(format!("{place}.type is {kind}; pith knows BPE")));
-    }
-    let mut words = Words::default();
-    words.read_ids(&model.place("vocab"), model.need("vocab")?)?;
-    let merges = model.list("merges")?;
-    words.read_merges(&model.place("merges"), merges)?;
-    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        if model.string(key)?.is_some_and(|affix| !affix.is_empty()) {
-            return Err(Error::Unsupported(format!("{} is set", model.place(key))));
-        }
-    }
-    if model.take("dropout").is_some_and(|p| p.as_f64() != Some(0.0)) {
-        return Err(Error::Unsupported(format!("{} is set", model.place("dropout"))));
-    }
-    let unknown = model.string("unk_token")?;
-    let fuse_unknown = model.flag("fuse_unk")?.unwrap_or(false);
     let byte_fallback = model.flag("byte_fallback")?.unwrap_or(false);
+    let (structure, mut unigram) = match kind.as_str() {
+        "BPE" => (structure::structure(&mut json)?, None),
+        "Unigram" => {
+            let (structure, unigram) = unigram::structure(&mut json, byte_fallback)?;
+            (structure, Some(unigram))
+        }
+        _ => {
+            let message = format!("{place}.type is {kind}; pith knows BPE and Unigram");
+            return Err(Error::Unsupported(message));
+        }
+    };
+    let template = structure::template(&mut json)?;
+    let added = json.list("added_tokens")?;
+    json.done_but(allowed)?;
+
+    let mut words = Words::default();
+    let (unknown, fuse_unknown) = match &mut unigram {
+        Some(unigram) => (unigram::vocabulary(&mut model, &mut words, unigram)?, true),
+        None => bpe(&mut model, &mut words)?,
+    };
     let ignore_merges = model.flag("ignore_merges")?.unwrap_or(false);
     model.done_but(allowed)?;
     if byte_fallback && structure.model == Model::ByteLevel {
@@ -124,9 +125,27 @@ fn from_json(text: String, settings: &Settings, allowed: &mut Allowed<'_>) -> Re
         fuse_unknown,
         byte_fallback,
         ignore_merges,
+        unigram,
         template,
         json: Some(text),
     })
+}
+
+/// The vocabulary and merges of a BPE model; gives the unknown piece, and whether a run of what is
+/// unknown is one.
+fn bpe(model: &mut Object, words: &mut Words) -> Result<(Option<String>, bool)> {
+    words.read_ids(&model.place("vocab"), model.need("vocab")?)?;
+    let merges = model.list("merges")?;
+    words.read_merges(&model.place("merges"), merges)?;
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if model.string(key)?.is_some_and(|affix| !affix.is_empty()) {
+            return Err(Error::Unsupported(format!("{} is set", model.place(key))));
+        }
+    }
+    if model.take("dropout").is_some_and(|p| p.as_f64() != Some(0.0)) {
+        return Err(Error::Unsupported(format!("{} is set", model.place("dropout"))));
+    }
+    Ok((model.string("unk_token")?, model.flag("fuse_unk")?.unwrap_or(false)))
 }
 
 /// transformers builds the template of Llama and Gemma tokenizers from their settings, whatever
@@ -220,6 +239,7 @@ fn from_vocab(folder: &Path, settings: &mut Settings) -> Result<Source> {
         fuse_unknown: false,
         byte_fallback: false,
         ignore_merges: false,
+        unigram: None,
         template,
         json: None,
     })
@@ -239,18 +259,91 @@ fn missing(folder: &Path) -> Error {
     ))
 }
 
-/// A SentencePiece model of type BPE. What its own code does with a text, and what transformers puts
-/// around it: BOS unless a setting says otherwise.
+/// A SentencePiece model. What its own code does with a text, and what transformers puts around it: BOS
+/// for Llama unless a setting says otherwise, EOS for T5, nothing where no class is named and the
+/// model's type is Unigram.
 fn from_sentencepiece(model: sentencepiece::Model, settings: &mut Settings) -> Result<Source> {
     // Other classes give the pieces other ids, or put other tokens around a text.
-    let class = settings.class.as_deref().unwrap_or("LlamaTokenizer");
-    if !is_llama(class) {
+    let class = match settings.class.as_deref() {
+        None if model.unigram => Class::None,
+        None => Class::Llama,
+        Some(class) if is_llama(class) => Class::Llama,
+        Some("T5Tokenizer" | "T5TokenizerFast") if model.unigram => Class::T5,
+        Some(class) => {
+            return Err(Error::Unsupported(format!(
+                "{} of a {class}: save it with transformers' fast tokenizer, so that there is a \
+                 tokenizer.json",
+                model.file
+            )));
+        }
+    };
+    if model.unigram && model.add_dummy_prefix && settings.legacy == Some(false) {
         return Err(Error::Unsupported(format!(
-            "{} of a {class}: save it with transformers' fast tokenizer, so that there is a \
-             tokenizer.json",
+            "tokenizer_config.json: legacy = false with {}, whose type is Unigram: pith puts a space \
+             before each stretch of text as SentencePiece does. Save it with transformers' fast \
+             tokenizer, so that there is a tokenizer.json",
             model.file
         )));
     }
+    let mut words = pieces(&model)?;
+    if class == Class::T5 {
+        extra_ids(&mut words, settings.extra_ids.unwrap_or(T5_EXTRA_IDS))?;
+    }
+    for (slot, piece) in [
+        (&mut settings.bos, &model.bos),
+        (&mut settings.eos, &model.eos),
+        (&mut settings.padding, &model.padding),
+    ] {
+        let known = words.ids.get(piece).is_some_and(|id| words.added.contains_key(id));
+        if slot.is_none() && known {
+            *slot = Some(piece.clone());
+        }
+    }
+    if settings.bos.is_some() && class == Class::Llama {
+        settings.add_bos = settings.add_bos.or(Some(true));
+    }
+    if class == Class::T5 {
+        settings.eos = settings.eos.take().or(Some(model.eos));
+        settings.add_eos = settings.add_eos.or(Some(true));
+    }
+    let mut template = Template::default();
+    override_template(&mut template, &words, settings)?;
+    let space_prefix = match (model.add_dummy_prefix, settings.legacy) {
+        (false, _) => SpacePrefix::Never,
+        (true, Some(false)) => SpacePrefix::First,
+        (true, _) => SpacePrefix::Every,
+    };
+    let kind = if model.unigram { Model::Unigram } else { Model::SentencePiece };
+    let leading = match (model.collapse, model.add_dummy_prefix) {
+        (true, _) => Leading::Each,
+        (false, true) => Leading::One,
+        (false, false) => Leading::Keep,
+    };
+    let rules = Rules::SentencePiece { collapse: model.collapse };
+    let charsmap = model.charsmap;
+    Ok(Source {
+        structure: Structure { model: kind, pre: "default", nfc: false, space_prefix },
+        words,
+        unknown: Some(model.unknown),
+        fuse_unknown: true,
+        byte_fallback: model.byte_fallback,
+        ignore_merges: false,
+        unigram: model.unigram.then(|| Unigram { charsmap, rules, leading, ..Unigram::default() }),
+        template,
+        json: None,
+    })
+}
+
+/// Whose class reads a SentencePiece model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    None,
+    Llama,
+    T5,
+}
+
+/// A SentencePiece model's pieces.
+fn pieces(model: &sentencepiece::Model) -> Result<Words> {
     let mut words = Words::default();
     let mut scores = Vec::with_capacity(model.pieces.len());
     for (id, piece) in (0u32..).zip(&model.pieces) {
@@ -263,47 +356,32 @@ fn from_sentencepiece(model: sentencepiece::Model, settings: &mut Settings) -> R
         };
         // SentencePiece looks for them behind the normalization, where spaces are marks. With a space
         // in front of the text that would be another one for each token: as in transformers, they then
-        // stand alone, and the text behind one begins as any text.
-        let normalized = !special && !model.add_dummy_prefix;
+        // stand alone, and the text behind one begins as any text. Unigram does as SentencePiece does.
+        let native = !special && model.unigram;
+        let normalized = !special && !native && !model.add_dummy_prefix;
         let text = piece.text.clone();
-        words.add(Some(id), AddedToken { text, special, normalized, ..AddedToken::default() })?;
+        let token = AddedToken { text, special, normalized, native, ..AddedToken::default() };
+        words.add(Some(id), token)?;
     }
     words.scores = Some(scores);
-    for (slot, piece) in [
-        (&mut settings.bos, &model.bos),
-        (&mut settings.eos, &model.eos),
-        (&mut settings.padding, &model.padding),
-    ] {
-        let known = words.ids.get(piece).is_some_and(|id| words.added.contains_key(id));
-        if slot.is_none() && known {
-            *slot = Some(piece.clone());
-        }
+    Ok(words)
+}
+
+/// How many tokens T5's class adds where no setting says it.
+const T5_EXTRA_IDS: u32 = 100;
+const MOST_EXTRA_IDS: u32 = 10_000;
+
+/// T5's tokens behind the model's, the last one first.
+fn extra_ids(words: &mut Words, n: u32) -> Result<()> {
+    if n > MOST_EXTRA_IDS {
+        return Err(Error::Unsupported(format!(
+            "tokenizer_config.json: extra_ids = {n}; wanted at most {MOST_EXTRA_IDS}"
+        )));
     }
-    if settings.bos.is_some() {
-        settings.add_bos = settings.add_bos.or(Some(true));
+    for i in (0..n).rev() {
+        words.add(None, AddedToken::special(format!("<extra_id_{i}>")))?;
     }
-    let mut template = Template::default();
-    override_template(&mut template, &words, settings)?;
-    let space_prefix = match (model.add_dummy_prefix, settings.legacy) {
-        (false, _) => SpacePrefix::Never,
-        (true, Some(false)) => SpacePrefix::First,
-        (true, _) => SpacePrefix::Every,
-    };
-    Ok(Source {
-        structure: Structure {
-            model: Model::SentencePiece,
-            pre: "default",
-            nfc: false,
-            space_prefix,
-        },
-        words,
-        unknown: Some(model.unknown),
-        fuse_unknown: true,
-        byte_fallback: model.byte_fallback,
-        ignore_merges: false,
-        template,
-        json: None,
-    })
+    Ok(())
 }
 
 /// What the settings change, whichever files the vocabulary came from.
@@ -361,11 +439,20 @@ fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported>
 
     let mut keys = Keys(Vec::new());
     let sentencepiece = structure.model == Model::SentencePiece;
-    keys.string("tokenizer.ggml.model", if sentencepiece { "llama" } else { "gpt2" });
+    keys.string(
+        "tokenizer.ggml.model",
+        match structure.model {
+            Model::ByteLevel => "gpt2",
+            Model::SentencePiece => "llama",
+            Model::Unigram => "t5",
+        },
+    );
     keys.string("tokenizer.ggml.pre", structure.pre);
     let pairs =
         || OwnedValue::Strings(words.merges.iter().map(|(a, b)| format!("{a} {b}")).collect());
-    if let Some(scores) = &words.scores {
+    if let Some(unigram) = &source.unigram {
+        unigram::keys(&mut keys, &words, unigram, n_vocab);
+    } else if let Some(scores) = &words.scores {
         let score = |id: usize| scores.get(id).copied().unwrap_or(UNUSED_SCORE);
         let scores = (0..n_vocab).map(score).collect();
         keys.set("tokenizer.ggml.scores", OwnedValue::F32s(scores));
@@ -391,12 +478,21 @@ fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported>
     let prefix = structure.space_prefix;
     keys.flag("tokenizer.ggml.add_space_prefix", prefix != SpacePrefix::Never);
     keys.string("pith.tokenizer.space_prefix", prefix.name());
-    keys.string("pith.tokenizer.normalizer", if structure.nfc { "nfc" } else { "none" });
+    let own =
+        source.unigram.as_ref().is_some_and(|u| matches!(u.rules, Rules::SentencePiece { .. }));
+    let normalizer = match &source.unigram {
+        Some(unigram) => unigram.rules.normalizer(),
+        None if structure.nfc => "nfc".into(),
+        None => "none".into(),
+    };
+    keys.string("pith.tokenizer.normalizer", &normalizer);
     keys.flag("pith.tokenizer.ignore_merges", source.ignore_merges);
     keys.flag("pith.tokenizer.fuse_unknown", source.fuse_unknown);
     keys.ids("pith.tokenizer.lstrip", &words, |t| t.lstrip);
     keys.ids("pith.tokenizer.rstrip", &words, |t| t.rstrip);
-    keys.ids("pith.tokenizer.normalized", &words, |t| t.normalized);
+    // Around SentencePiece's own code tokens are looked for in the text as it came.
+    keys.ids("pith.tokenizer.normalized", &words, |t| t.normalized && !own);
+    keys.ids("pith.tokenizer.cut", &words, |t| own && !t.native && !t.special);
     if let Some(template) = &settings.chat_template {
         keys.string("tokenizer.chat_template", template);
     }

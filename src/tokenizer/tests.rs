@@ -26,6 +26,7 @@ fn byte_level<'a>(tokens: &[&'a str], merges: &[&'a str]) -> Vocab<'a> {
         lstrip: Vec::new(),
         rstrip: Vec::new(),
         normalized: Vec::new(),
+        unigram: Unigram::default(),
     }
 }
 
