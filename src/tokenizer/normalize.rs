@@ -80,10 +80,10 @@ pub(super) fn stages<'a>(text: &'a str, map: Option<&Charsmap>, stages: &[Stage]
             Stage::SqueezeToSpace => Cow::Owned(squeeze(&text, ' ')),
             Stage::SqueezeToMark => Cow::Owned(squeeze(&text, SPACE_MARK)),
             Stage::MarkSpaces => Cow::Owned(text.replace(' ', "▁")),
-            Stage::Nfc => text.nfc().collect(),
-            Stage::Nfd => text.nfd().collect(),
-            Stage::Nfkc => text.nfkc().collect(),
-            Stage::Nfkd => text.nfkd().collect(),
+            Stage::Nfc => Cow::Owned(form(&text, |part| part.nfc().collect())),
+            Stage::Nfd => Cow::Owned(form(&text, |part| part.nfd().collect())),
+            Stage::Nfkc => Cow::Owned(form(&text, |part| part.nfkc().collect())),
+            Stage::Nfkd => Cow::Owned(form(&text, |part| part.nfkd().collect())),
             Stage::Nmt => text.chars().filter_map(nmt).collect(),
             Stage::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
         };
@@ -122,6 +122,31 @@ fn squeeze(text: &str, to: char) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// A form of Unicode, as `tokenizers` has it.
+fn form(text: &str, of: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    for part in text.split_inclusive(is_newer) {
+        let end = part.trim_end_matches(is_newer).len();
+        out.push_str(&of(&part[..end]));
+        out.push_str(&part[end..]);
+    }
+    out
+}
+
+/// Characters that become others since Unicode 10 and later: `tokenizers` knows the forms of Unicode 9
+/// (the crate `unicode-normalization-alignments`), and leaves these as they are.
+fn is_newer(c: char) -> bool {
+    matches!(c,
+        '\u{558}' | '\u{58b}' | '\u{58c}' | '\u{209d}'..='\u{209f}' | '\u{32ff}'
+        | '\u{a7f1}'..='\u{a7f4}' | '\u{ab69}' | '\u{105c9}' | '\u{105e4}'
+        | '\u{10781}'..='\u{10785}' | '\u{10787}'..='\u{107b0}' | '\u{107b2}'..='\u{107bf}'
+        | '\u{11383}' | '\u{11385}' | '\u{1138e}' | '\u{11391}' | '\u{113c5}' | '\u{113c7}'
+        | '\u{113c8}' | '\u{11938}' | '\u{16121}'..='\u{16128}' | '\u{16d68}'..='\u{16d6a}'
+        | '\u{1b123}'..='\u{1b126}' | '\u{1ccd6}'..='\u{1ccf9}' | '\u{1d6a6}' | '\u{1df95}'
+        | '\u{1dfcd}'..='\u{1dfff}' | '\u{1e030}'..='\u{1e06d}' | '\u{1f16c}'
+        | '\u{1fbf0}'..='\u{1fbf9}')
 }
 
 /// The `Nmt` stage: control characters go, other white space becomes a space.

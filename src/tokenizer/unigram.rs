@@ -84,7 +84,7 @@ impl Lattice {
                 (true, Kind::User) => f64::from((0.1 * (text(id).len() as f64 - 1.0)) as f32),
                 _ => score(id),
             },
-            special: matches!(kind, Kind::Control | Kind::Unknown),
+            special: kind == Kind::Control,
         };
         let users = all.iter().filter(|(kind, _)| own && *kind == Kind::User);
         let whole: Vec<&[u8]> = users.map(|(_, id)| text(*id)).collect();

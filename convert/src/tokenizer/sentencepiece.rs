@@ -183,7 +183,7 @@ impl Model {
                 (3, Field::Varint(flag)) => self.add_dummy_prefix = flag != 0,
                 (4, Field::Varint(flag)) => self.collapse = flag != 0,
                 (5, Field::Varint(flag)) => escapes = flag != 0,
-                (6, Field::Bytes([])) => {} // its rules as text; the map is made of them
+                (6, Field::Bytes(_)) => {} // its rules, or their file; the map is made of them
                 (number, _) => return Err(self.unknown_field("the normalizer's part", number)),
             }
         }

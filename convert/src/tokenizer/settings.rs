@@ -51,6 +51,8 @@ const HARMLESS: &[&str] = &[
     "sp_model_kwargs",
     "use_default_system_prompt",
     "vocab_size",
+    // What the unknown piece is a Unigram model says itself.
+    "unk_id",
     // Marks that a GPT has no use for; as added tokens they are known anyway.
     "cls_token",
     "sep_token",
