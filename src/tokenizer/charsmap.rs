@@ -57,33 +57,43 @@ impl Charsmap {
     /// Follows every path once (paths meet again where texts end alike): no path leads back into itself,
     /// none is too long, and the end of each text leads to what it becomes.
     fn check(&self) -> Option<()> {
-        // The longest path from each unit on; 0 for one that isn't known yet, `OPEN` on the way to it.
+        /// A unit whose children are being followed.
+        struct Open {
+            at: usize,
+            children: usize,
+            /// The next child.
+            byte: u32,
+            /// The longest path of the children so far.
+            longest: usize,
+        }
         const OPEN: usize = usize::MAX;
+        let open = |at, unit| Open { at, children: base(unit, at), byte: 1, longest: 0 };
+        // The longest path that begins with each unit: 0 where it isn't known yet.
         let mut lengths = vec![0; self.units.len()];
-        // The units on the way to the current one, with their children's place and the next byte.
-        let mut way = vec![(0, base(*self.units.first()?, 0), 1)];
+        let mut way = vec![open(0, *self.units.first()?)];
         lengths[0] = OPEN;
-        while let Some((at, children, byte)) = way.last_mut() {
-            let Some(label) = u8::try_from(*byte).ok() else {
-                let child = |label| Some(lengths[self.child(*children, label)?.0]);
-                let longest = (1..=255).filter_map(child).max().unwrap_or(0);
-                lengths[*at] = longest + 1;
+        while let Some(last) = way.last_mut() {
+            let Ok(byte) = u8::try_from(last.byte) else {
+                let length = last.longest + 1;
+                lengths[last.at] = length;
                 way.pop();
+                if let Some(parent) = way.last_mut() {
+                    parent.longest = parent.longest.max(length);
+                }
                 continue;
             };
-            *byte += 1;
-            let Some((at, unit)) = self.child(*children, label) else { continue };
+            last.byte += 1;
+            let Some((at, unit)) = self.child(last.children, byte) else { continue };
             match lengths[at] {
                 OPEN => return None,
                 0 => {
-                    let children = base(unit, at);
                     if ends(unit) {
-                        self.becomes(children)?;
+                        self.becomes(base(unit, at))?;
                     }
                     lengths[at] = OPEN;
-                    way.push((at, children, 1u32));
+                    way.push(open(at, unit));
                 }
-                _ => {}
+                length => last.longest = last.longest.max(length),
             }
         }
         (lengths[0] <= MAX_KEY + 1).then_some(())

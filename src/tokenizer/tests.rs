@@ -1,5 +1,7 @@
 //! Vocabularies that are broken or meant to harm: an error that names the fault, never a panic.
 
+mod unigram;
+
 use super::*;
 
 const PLAIN: Encode = Encode { add_special: true, parse_special: false };
