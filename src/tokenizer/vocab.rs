@@ -174,7 +174,9 @@ impl<'a> Vocab<'a> {
         let llama3 = splitter == Splitter::Tiktoken { digits: 3 };
         let sentencepiece = model == Model::SentencePiece;
         let t5 = model == Model::Unigram;
-        let named = |key: &str, t5_id: u32| keys.id(key, t5.then_some(t5_id));
+        // As llama.cpp assumes; a file of pith's own names all that there are.
+        let of_t5 = t5 && gguf.get("pith.tokenizer.normalizer").is_none();
+        let named = |key: &str, t5_id: u32| keys.id(key, of_t5.then_some(t5_id));
         let bos = keys.id("tokenizer.ggml.bos_token_id", None)?;
         let by_default = bos.is_some() && (sentencepiece || llama3);
         let mut vocab = Vocab {

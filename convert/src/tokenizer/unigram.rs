@@ -221,7 +221,7 @@ pub(super) fn keys(keys: &mut Keys, words: &Words, unigram: &Unigram, n_vocab: u
 fn base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     let padded = text.len() - digits.len();
-    if text.len() % 4 != 0 || padded > 2 {
+    if !text.len().is_multiple_of(4) || padded > 2 {
         return None;
     }
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
