@@ -1,21 +1,29 @@
 //! Text to ids and back, from a GGUF file's keys alone. The ids are those of the `tokenizers`
-//! package for the file's source, for two kinds of vocabulary:
+//! package for the file's source, for three kinds of vocabulary:
 //!
 //! - byte-level BPE (`gpt2`): added tokens are cut out, the rest is brought to NFC where the family
 //!   does so, cut into words ([`Splitter`]), and the bytes of each word are merged;
 //! - SentencePiece-style BPE (`llama`): added tokens are cut out, a space is put before the rest
-//!   ([`SpacePrefix`]), and its characters are merged; a character that is no piece becomes bytes.
+//!   ([`SpacePrefix`]), and its characters are merged; a character that is no piece becomes bytes;
+//! - Unigram (`t5`): added tokens are cut out, the rest is changed by [`Rules`], SentencePiece's own or
+//!   those of a `tokenizer.json`, and cut into the pieces whose scores have the highest sum.
 //!
 //! Tolerated: duplicate tokens (encoding gives the lowest id); bytes without a token (they become
 //! the unknown token, or are left out where there is none, as `tokenizers` does).
 
 mod added;
 mod bytes;
+mod charsmap;
 mod decode;
+mod grapheme;
 mod merge;
+mod normalize;
+mod rules;
 mod specials;
 mod split;
 mod table;
+mod trie;
+mod unigram;
 mod vocab;
 
 #[cfg(test)]
@@ -24,6 +32,7 @@ mod tests;
 use std::{borrow::Cow, collections::HashSet, ops::Range};
 
 pub use decode::Stream;
+pub use rules::{Leading, Marks, Rules, Stage, Unigram, name};
 pub use specials::Specials;
 pub use split::Splitter;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
@@ -33,6 +42,7 @@ use self::{
     added::{Added, AddedToken, Allowed, Part},
     merge::{Merges, Word, score_key},
     table::{Pairs, Pieces},
+    unigram::{Lattice, Scratch},
 };
 use crate::{Error, Result, gguf::Gguf};
 
@@ -60,6 +70,8 @@ pub struct Tokenizer {
     pieces: Pieces,
     kinds: Vec<Kind>,
     merges: Merges,
+    /// In place of merges.
+    lattice: Option<Box<Lattice>>,
     /// The id of each byte, or `NO_ID`.
     byte_ids: [u32; 256],
     /// Added tokens that are looked for in the text as it came.
@@ -73,8 +85,8 @@ pub struct Tokenizer {
     eog: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
-    /// Decoding drops the space that `normalizer.space_prefix` put in front.
-    strip_space: bool,
+    /// What decoding does with the space that encoding put in front.
+    leading: Leading,
     ignore_merges: bool,
     fuse_unknown: bool,
 }
@@ -102,6 +114,10 @@ impl Tokenizer {
             splitter: vocab.splitter,
             kinds: vocab.kinds.clone(),
             merges: merges(vocab, &pieces)?,
+            lattice: match vocab.model {
+                Model::Unigram => Some(Box::new(Lattice::new(vocab, &pieces)?)),
+                _ => None,
+            },
             byte_ids: byte_ids(vocab, &pieces),
             added: Added::new(Vec::new()),
             added_normalized: Added::new(Vec::new()),
@@ -112,8 +128,11 @@ impl Tokenizer {
             eog: sorted(vocab.eog.iter().copied().chain(vocab.eos)),
             add_bos: vocab.add_bos,
             add_eos: vocab.add_eos,
-            strip_space: vocab.model == Model::SentencePiece
-                && vocab.space_prefix != SpacePrefix::Never,
+            leading: match vocab.model {
+                Model::Unigram => vocab.unigram.leading,
+                Model::SentencePiece if vocab.space_prefix != SpacePrefix::Never => Leading::One,
+                _ => Leading::Keep,
+            },
             ignore_merges: vocab.ignore_merges,
             fuse_unknown: vocab.fuse_unknown,
             pieces,
@@ -154,6 +173,7 @@ impl Tokenizer {
             lstrip: Vec::new(),
             rstrip: Vec::new(),
             normalized: Vec::new(),
+            unigram: Unigram::default(),
         })
     }
 
@@ -172,6 +192,7 @@ impl Tokenizer {
         let text = |kind: &Kind| *kind != Kind::Unused;
         let mut kinds = self.kinds.iter().zip(0u32..).filter(|(kind, _)| text(kind));
         self.splitter == Splitter::Whole
+            && self.lattice.is_none()
             && !self.ignore_merges
             && self.pieces.find(b" ").is_some()
             && !kinds.any(|(_, id)| inside(self.pieces.get(id)))
@@ -182,13 +203,20 @@ impl Tokenizer {
         let set = |ids: &[u32]| ids.iter().copied().collect::<HashSet<u32>>();
         let normalized = set(&vocab.normalized);
         let (lstrip, rstrip) = (set(&vocab.lstrip), set(&vocab.rstrip));
+        let cut = set(&vocab.unigram.cut);
+        let own = vocab.model == Model::Unigram && vocab.unigram.rules.is_own();
+        let added = |kind: &Kind, id| match kind {
+            // SentencePiece finds its own by itself.
+            Kind::User => !own || cut.contains(&id),
+            kind => matches!(kind, Kind::Control | Kind::Unknown),
+        };
         let kinds = vocab.kinds.iter().zip(0u32..);
         kinds
-            .filter(|(kind, _)| matches!(kind, Kind::User | Kind::Control | Kind::Unknown))
+            .filter(|(kind, id)| added(kind, *id))
             .map(|(kind, id)| {
                 let text = String::from_utf8_lossy(vocab.tokens[id as usize]);
                 let text = match normalized.contains(&id) {
-                    true => self.normalizer.apply(&text).into_owned(),
+                    true => self.normalize(&text).into_owned(),
                     false => text.into_owned(),
                 };
                 let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
@@ -249,12 +277,25 @@ impl Tokenizer {
 
     /// The id of the added or special token that is exactly `text`.
     pub fn added_id(&self, text: &str) -> Option<u32> {
-        self.added.id(text).or_else(|| self.added_normalized.id(&self.normalizer.apply(text)))
+        self.added.id(text).or_else(|| self.added_normalized.id(&self.normalize(text)))
     }
 
     /// The bytes that `id` stands for; none for an id that is out of range.
     pub fn piece(&self, id: u32) -> &[u8] {
         if (id as usize) < self.pieces.len() { self.pieces.get(id) } else { &[] }
+    }
+
+    /// Whether the text of `id` has spaces that are no marks.
+    fn is_literal(&self, id: u32) -> bool {
+        self.lattice.as_ref().is_some_and(|lattice| lattice.is_literal(id))
+    }
+
+    /// `text` as pieces are looked for in it.
+    fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match &self.lattice {
+            Some(lattice) => lattice.normalize(text),
+            None => self.normalizer.apply(text),
+        }
     }
 
     /// The ids of `text`.
@@ -276,7 +317,12 @@ impl Tokenizer {
     }
 
     fn encode_allowed(&self, text: &str, add_special: bool, allowed: Allowed<'_>) -> Vec<u32> {
-        let mut out = Encoder { tokenizer: self, word: Word::default(), ids: Vec::new() };
+        let mut out = Encoder {
+            tokenizer: self,
+            word: Word::default(),
+            scratch: Scratch::default(),
+            ids: Vec::new(),
+        };
         if add_special && self.add_bos {
             out.ids.extend(self.bos);
         }
@@ -310,7 +356,8 @@ impl Normalizer {
                 IsNormalized::Yes => Cow::Borrowed(text),
                 _ => text.nfc().collect(),
             },
-            Model::ByteLevel => Cow::Borrowed(text),
+            // A Unigram vocabulary has rules of its own.
+            Model::ByteLevel | Model::Unigram => Cow::Borrowed(text),
             Model::SentencePiece => {
                 let text = spaces(text);
                 match self.space_prefix == SpacePrefix::Every && !text.is_empty() {
@@ -334,6 +381,7 @@ fn spaces(text: &str) -> Cow<'_, str> {
 struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     word: Word,
+    scratch: Scratch,
     ids: Vec<u32>,
 }
 
@@ -344,10 +392,20 @@ impl Encoder<'_> {
         let at_start = range.start == 0;
         let places = tokenizer.normalized_places(text, range.clone(), allowed);
         let allowed = places.as_deref().map_or(allowed, Allowed::At);
-        let text = tokenizer.normalizer.apply(&text[range]);
+        let text = tokenizer.normalize(&text[range]);
         tokenizer.added_normalized.split(&text, allowed, |part| match part {
             Part::Id(id) => self.ids.push(id),
-            Part::Text(range) => self.plain(&text[range.clone()], at_start && range.start == 0),
+            Part::Text(range) => {
+                let (text, at_start) = (&text[range.clone()], at_start && range.start == 0);
+                match &tokenizer.lattice {
+                    None => self.plain(text, at_start),
+                    Some(lattice) => {
+                        let parse_special = matches!(allowed, Allowed::All);
+                        let start = unigram::Start { at_start, parse_special };
+                        lattice.encode(text, start, &mut self.scratch, &mut self.ids);
+                    }
+                }
+            }
         });
     }
 
@@ -388,6 +446,7 @@ impl Encoder<'_> {
                 }
             }
             Model::SentencePiece => self.characters(word, &mut unknown),
+            Model::Unigram => {} // has no merges
         }
         self.flush(&mut unknown);
         self.word.merge(&tokenizer.merges, &tokenizer.pieces, word, &mut self.ids);
@@ -469,10 +528,18 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
             "tokenizer.ggml.token_type has {n} entries for {n_vocab} tokens"
         )));
     }
-    let scored = vocab.merges.is_none() && vocab.model == Model::SentencePiece;
+    let scored = match vocab.model {
+        Model::ByteLevel => false,
+        Model::SentencePiece => vocab.merges.is_none(),
+        Model::Unigram => true,
+    };
     if scored && vocab.scores.len() != n_vocab {
         let n = vocab.scores.len();
         return Err(fault(format!("tokenizer.ggml.scores has {n} entries for {n_vocab} tokens")));
+    }
+    if ![0, n_vocab].contains(&vocab.unigram.scores.len()) {
+        let n = vocab.unigram.scores.len();
+        return Err(fault(format!("pith.tokenizer.scores has {n} entries for {n_vocab} tokens")));
     }
     if vocab.merges.is_none() && vocab.model == Model::ByteLevel {
         return Err(fault("key tokenizer.ggml.merges is missing"));
@@ -489,6 +556,7 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
         ("pith.tokenizer.lstrip", &vocab.lstrip),
         ("pith.tokenizer.rstrip", &vocab.rstrip),
         ("pith.tokenizer.normalized", &vocab.normalized),
+        ("pith.tokenizer.cut", &vocab.unigram.cut),
     ];
     for (key, ids) in named {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= n_vocab) {
@@ -513,7 +581,10 @@ fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
     for (id, (&text, kind)) in vocab.tokens.iter().zip(&vocab.kinds).enumerate() {
         match (vocab.model, kind) {
             // What it swallows in the text, a space in front for one, is what it decodes to.
-            (_, Kind::User | Kind::Control | Kind::Unknown) if normalized.contains(&id) => {
+            (
+                Model::ByteLevel | Model::SentencePiece,
+                Kind::User | Kind::Control | Kind::Unknown,
+            ) if normalized.contains(&id) => {
                 let text = String::from_utf8_lossy(text);
                 let text = Normalizer::of(vocab).apply(&text);
                 pieces.push(|out| out.extend_from_slice(text.as_bytes()))?;
@@ -522,11 +593,15 @@ fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
                 let byte = byte_token(id, text)?;
                 pieces.push(|out| out.push(byte))?;
             }
-            (Model::ByteLevel, Kind::Normal) | (Model::SentencePiece, _) => {
+            (Model::ByteLevel, Kind::Normal) | (Model::SentencePiece | Model::Unigram, _) => {
                 pieces.push(|out| plain_bytes(vocab.model, text, out))?;
             }
             (Model::ByteLevel, _) => pieces.push(|out| out.extend_from_slice(text))?,
         }
+    }
+    // A Unigram vocabulary finds its pieces by another table.
+    if vocab.model == Model::Unigram {
+        return Ok(pieces);
     }
     // Ordinary tokens first: of an ordinary and an added one with the same bytes, merges mean the
     // ordinary one. Bytes and padding of a SentencePiece vocabulary are no text.
@@ -556,7 +631,7 @@ fn plain_bytes(model: Model, text: &[u8], out: &mut Vec<u8>) {
                 out.extend_from_slice(text);
             }
         }
-        Model::SentencePiece => {
+        Model::SentencePiece | Model::Unigram => {
             let mut rest = text;
             while let Some(at) = rest.iter().position(|b| *b == SPACE_MARK_BYTES[0]) {
                 let (before, from) = rest.split_at(at);
@@ -593,7 +668,7 @@ fn byte_ids(vocab: &Vocab<'_>, pieces: &Pieces) -> [u32; 256] {
                 *id = pieces.find(&[byte]).unwrap_or(NO_ID);
             }
         }
-        Model::SentencePiece => {
+        Model::SentencePiece | Model::Unigram => {
             for (_, id) in vocab.kinds.iter().zip(0u32..).filter(|(kind, _)| **kind == Kind::Byte) {
                 let slot = &mut ids[usize::from(pieces.get(id)[0])];
                 *slot = id.min(*slot);

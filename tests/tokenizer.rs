@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use pith::tokenizer::{Encode, Kind, Model, SpacePrefix, Splitter, Tokenizer, Vocab};
+use pith::tokenizer::{
+    Encode, Kind, Leading, Marks, Model, Rules, SpacePrefix, Splitter, Tokenizer, Unigram, Vocab,
+};
 use proptest::{collection::vec, prelude::*};
 use serde_json::Value;
 
@@ -49,6 +51,7 @@ fn tokenizer(name: &str, model: Model, splitter: Splitter) -> Tokenizer {
         lstrip: Vec::new(),
         rstrip: Vec::new(),
         normalized: Vec::new(),
+        unigram: Unigram::default(),
     };
     Tokenizer::new(&vocab).unwrap()
 }
@@ -94,12 +97,66 @@ fn every_text_comes_back() {
     });
 }
 
+/// The pieces and scores of a fixture, under the rules that transformers' own converters write.
+fn unigram(name: &str) -> Tokenizer {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer").join(name);
+    let text = fs::read_to_string(path.join("tokenizer.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let vocab = json["model"]["vocab"].as_array().unwrap();
+    let tokens: Vec<&str> = vocab.iter().map(|piece| piece[0].as_str().unwrap()).collect();
+    let byte = |text: &&str| text.starts_with("<0x");
+    Tokenizer::new(&Vocab {
+        model: Model::Unigram,
+        splitter: Splitter::Whole,
+        kinds: tokens.iter().map(|t| if byte(t) { Kind::Byte } else { Kind::Normal }).collect(),
+        tokens: tokens.iter().map(|text| text.as_bytes()).collect(),
+        scores: vocab.iter().map(|piece| piece[1].as_f64().unwrap() as f32).collect(),
+        merges: None,
+        bos: None,
+        eos: None,
+        unknown: Some(0),
+        padding: None,
+        eog: Vec::new(),
+        add_bos: false,
+        add_eos: false,
+        space_prefix: SpacePrefix::Missing,
+        nfc: false,
+        ignore_merges: false,
+        fuse_unknown: true,
+        lstrip: Vec::new(),
+        rstrip: Vec::new(),
+        normalized: Vec::new(),
+        unigram: Unigram {
+            rules: Rules::Stages { stages: Vec::new(), whitespace: false, marks: Marks::Split },
+            leading: Leading::One,
+            ..Unigram::default()
+        },
+    })
+    .unwrap()
+}
+
+/// With bytes for what is no piece, all but a space in front comes back.
+#[test]
+fn every_text_comes_back_from_unigram_pieces() {
+    let tokenizer = unigram("ug_generic");
+    proptest!(|(text in any::<String>(), spaced in "[ a-e\r\näß🦙]{0,60}")| {
+        for text in [text, spaced] {
+            let wanted = text.replace('▁', " ");
+            let wanted = wanted.strip_prefix(' ').unwrap_or(&wanted);
+            // The text of a byte token is that byte.
+            prop_assume!(!text.contains("<0x"));
+            prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text, PLAIN)), wanted);
+        }
+    });
+}
+
 #[test]
 fn a_stream_is_the_whole_in_parts() {
     let byte_level = tokenizer("gpt2", Model::ByteLevel, Splitter::Gpt2);
     let sentencepiece = tokenizer("llama2", Model::SentencePiece, Splitter::Whole);
+    let unigram = unigram("ug_generic");
     proptest!(|(ids in vec(0u32..1000, 0..60))| {
-        for tokenizer in [&byte_level, &sentencepiece] {
+        for tokenizer in [&byte_level, &sentencepiece, &unigram] {
             let mut stream = tokenizer.stream();
             let mut parts: String = ids.iter().map(|&id| stream.push(id).to_string()).collect();
             parts.push_str(stream.finish());

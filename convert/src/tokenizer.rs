@@ -5,9 +5,11 @@
 //! that differ quietly are worse than no file.
 
 mod object;
+mod pieces;
 mod sentencepiece;
 mod settings;
 mod structure;
+mod unigram;
 mod words;
 
 use std::path::Path;
@@ -16,7 +18,7 @@ use object::{Allowed, Object, read_text};
 use pith::{
     Error, Result,
     gguf::OwnedValue,
-    tokenizer::{Kind, Model, SpacePrefix},
+    tokenizer::{Model, Rules, SpacePrefix, Unigram},
 };
 use settings::Settings;
 use structure::{Structure, Template};
@@ -44,6 +46,8 @@ struct Source {
     fuse_unknown: bool,
     byte_fallback: bool,
     ignore_merges: bool,
+    /// In place of merges.
+    unigram: Option<Unigram>,
     template: Template,
     /// `tokenizer.json` as it is.
     json: Option<String>,
@@ -61,7 +65,7 @@ pub fn import(folder: &Path, n_vocab: usize, allow: &[String]) -> Result<Importe
     let mut source = match read_text(folder, "tokenizer.json")? {
         Some(text) => from_json(text, &settings, &mut allowed)?,
         None => match sentencepiece::find(folder)? {
-            Some(model) => from_sentencepiece(model, &mut settings)?,
+            Some(model) => pieces::source(model, &mut settings)?,
             None => from_vocab(folder, &mut settings)?,
         },
     };
@@ -78,33 +82,31 @@ fn from_json(text: String, settings: &Settings, allowed: &mut Allowed<'_>) -> Re
     let mut json = Object::parse("tokenizer.json", &text)?;
     // Limits and batches: pith neither cuts nor pads.
     json.harmless(&["version", "truncation", "padding"]);
-    let structure = structure::structure(&mut json)?;
-    let template = structure::template(&mut json)?;
-    let added = json.list("added_tokens")?;
     let place = json.place("model");
     let mut model = Object::new(place.clone(), json.need("model")?)?;
-    json.done_but(allowed)?;
-
     // Files from before the key existed are BPE if they have merges.
     let kind = model.string("type")?.unwrap_or_else(|| "BPE".into());
-    if kind != "BPE" {
-        return Err(Error::Unsupported(format!("{place}.type is {kind}; pith knows BPE")));
-    }
-    let mut words = Words::default();
-    words.read_ids(&model.place("vocab"), model.need("vocab")?)?;
-    let merges = model.list("merges")?;
-    words.read_merges(&model.place("merges"), merges)?;
-    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        if model.string(key)?.is_some_and(|affix| !affix.is_empty()) {
-            return Err(Error::Unsupported(format!("{} is set", model.place(key))));
-        }
-    }
-    if model.take("dropout").is_some_and(|p| p.as_f64() != Some(0.0)) {
-        return Err(Error::Unsupported(format!("{} is set", model.place("dropout"))));
-    }
-    let unknown = model.string("unk_token")?;
-    let fuse_unknown = model.flag("fuse_unk")?.unwrap_or(false);
     let byte_fallback = model.flag("byte_fallback")?.unwrap_or(false);
+    let (structure, mut unigram) = match kind.as_str() {
+        "BPE" => (structure::structure(&mut json)?, None),
+        "Unigram" => {
+            let (structure, unigram) = unigram::structure(&mut json, byte_fallback)?;
+            (structure, Some(unigram))
+        }
+        _ => {
+            let message = format!("{place}.type is {kind}; pith knows BPE and Unigram");
+            return Err(Error::Unsupported(message));
+        }
+    };
+    let template = structure::template(&mut json)?;
+    let added = json.list("added_tokens")?;
+    json.done_but(allowed)?;
+
+    let mut words = Words::default();
+    let (unknown, fuse_unknown) = match &mut unigram {
+        Some(unigram) => (unigram::vocabulary(&mut model, &mut words, unigram)?, true),
+        None => bpe(&mut model, &mut words)?,
+    };
     let ignore_merges = model.flag("ignore_merges")?.unwrap_or(false);
     model.done_but(allowed)?;
     if byte_fallback && structure.model == Model::ByteLevel {
@@ -124,9 +126,27 @@ fn from_json(text: String, settings: &Settings, allowed: &mut Allowed<'_>) -> Re
         fuse_unknown,
         byte_fallback,
         ignore_merges,
+        unigram,
         template,
         json: Some(text),
     })
+}
+
+/// The vocabulary and merges of a BPE model; gives the unknown piece, and whether a run of what is
+/// unknown is one.
+fn bpe(model: &mut Object, words: &mut Words) -> Result<(Option<String>, bool)> {
+    words.read_ids(&model.place("vocab"), model.need("vocab")?)?;
+    let merges = model.list("merges")?;
+    words.read_merges(&model.place("merges"), merges)?;
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if model.string(key)?.is_some_and(|affix| !affix.is_empty()) {
+            return Err(Error::Unsupported(format!("{} is set", model.place(key))));
+        }
+    }
+    if model.take("dropout").is_some_and(|p| p.as_f64() != Some(0.0)) {
+        return Err(Error::Unsupported(format!("{} is set", model.place("dropout"))));
+    }
+    Ok((model.string("unk_token")?, model.flag("fuse_unk")?.unwrap_or(false)))
 }
 
 /// transformers builds the template of Llama and Gemma tokenizers from their settings, whatever
@@ -220,6 +240,7 @@ fn from_vocab(folder: &Path, settings: &mut Settings) -> Result<Source> {
         fuse_unknown: false,
         byte_fallback: false,
         ignore_merges: false,
+        unigram: None,
         template,
         json: None,
     })
@@ -237,73 +258,6 @@ fn missing(folder: &Path) -> Error {
          vocabulary{instead}. Without one, --no-tokenizer writes a file that runs on token ids only",
         folder.display()
     ))
-}
-
-/// A SentencePiece model of type BPE. What its own code does with a text, and what transformers puts
-/// around it: BOS unless a setting says otherwise.
-fn from_sentencepiece(model: sentencepiece::Model, settings: &mut Settings) -> Result<Source> {
-    // Other classes give the pieces other ids, or put other tokens around a text.
-    let class = settings.class.as_deref().unwrap_or("LlamaTokenizer");
-    if !is_llama(class) {
-        return Err(Error::Unsupported(format!(
-            "{} of a {class}: save it with transformers' fast tokenizer, so that there is a \
-             tokenizer.json",
-            model.file
-        )));
-    }
-    let mut words = Words::default();
-    let mut scores = Vec::with_capacity(model.pieces.len());
-    for (id, piece) in (0u32..).zip(&model.pieces) {
-        words.read_piece(&model.file, id, &piece.text)?;
-        scores.push(piece.score);
-        let special = match piece.kind {
-            Kind::Unknown | Kind::Control => true,
-            Kind::User => false,
-            _ => continue,
-        };
-        // SentencePiece looks for them behind the normalization, where spaces are marks. With a space
-        // in front of the text that would be another one for each token: as in transformers, they then
-        // stand alone, and the text behind one begins as any text.
-        let normalized = !special && !model.add_dummy_prefix;
-        let text = piece.text.clone();
-        words.add(Some(id), AddedToken { text, special, normalized, ..AddedToken::default() })?;
-    }
-    words.scores = Some(scores);
-    for (slot, piece) in [
-        (&mut settings.bos, &model.bos),
-        (&mut settings.eos, &model.eos),
-        (&mut settings.padding, &model.padding),
-    ] {
-        let known = words.ids.get(piece).is_some_and(|id| words.added.contains_key(id));
-        if slot.is_none() && known {
-            *slot = Some(piece.clone());
-        }
-    }
-    if settings.bos.is_some() {
-        settings.add_bos = settings.add_bos.or(Some(true));
-    }
-    let mut template = Template::default();
-    override_template(&mut template, &words, settings)?;
-    let space_prefix = match (model.add_dummy_prefix, settings.legacy) {
-        (false, _) => SpacePrefix::Never,
-        (true, Some(false)) => SpacePrefix::First,
-        (true, _) => SpacePrefix::Every,
-    };
-    Ok(Source {
-        structure: Structure {
-            model: Model::SentencePiece,
-            pre: "default",
-            nfc: false,
-            space_prefix,
-        },
-        words,
-        unknown: Some(model.unknown),
-        fuse_unknown: true,
-        byte_fallback: model.byte_fallback,
-        ignore_merges: false,
-        template,
-        json: None,
-    })
 }
 
 /// What the settings change, whichever files the vocabulary came from.
@@ -361,11 +315,20 @@ fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported>
 
     let mut keys = Keys(Vec::new());
     let sentencepiece = structure.model == Model::SentencePiece;
-    keys.string("tokenizer.ggml.model", if sentencepiece { "llama" } else { "gpt2" });
+    keys.string(
+        "tokenizer.ggml.model",
+        match structure.model {
+            Model::ByteLevel => "gpt2",
+            Model::SentencePiece => "llama",
+            Model::Unigram => "t5",
+        },
+    );
     keys.string("tokenizer.ggml.pre", structure.pre);
     let pairs =
         || OwnedValue::Strings(words.merges.iter().map(|(a, b)| format!("{a} {b}")).collect());
-    if let Some(scores) = &words.scores {
+    if let Some(unigram) = &source.unigram {
+        unigram::keys(&mut keys, &words, unigram, n_vocab);
+    } else if let Some(scores) = &words.scores {
         let score = |id: usize| scores.get(id).copied().unwrap_or(UNUSED_SCORE);
         let scores = (0..n_vocab).map(score).collect();
         keys.set("tokenizer.ggml.scores", OwnedValue::F32s(scores));
@@ -391,12 +354,21 @@ fn keys(source: Source, settings: &Settings, n_vocab: usize) -> Result<Imported>
     let prefix = structure.space_prefix;
     keys.flag("tokenizer.ggml.add_space_prefix", prefix != SpacePrefix::Never);
     keys.string("pith.tokenizer.space_prefix", prefix.name());
-    keys.string("pith.tokenizer.normalizer", if structure.nfc { "nfc" } else { "none" });
+    let own =
+        source.unigram.as_ref().is_some_and(|u| matches!(u.rules, Rules::SentencePiece { .. }));
+    let normalizer = match &source.unigram {
+        Some(unigram) => unigram.rules.normalizer(),
+        None if structure.nfc => "nfc".into(),
+        None => "none".into(),
+    };
+    keys.string("pith.tokenizer.normalizer", &normalizer);
     keys.flag("pith.tokenizer.ignore_merges", source.ignore_merges);
     keys.flag("pith.tokenizer.fuse_unknown", source.fuse_unknown);
     keys.ids("pith.tokenizer.lstrip", &words, |t| t.lstrip);
     keys.ids("pith.tokenizer.rstrip", &words, |t| t.rstrip);
-    keys.ids("pith.tokenizer.normalized", &words, |t| t.normalized);
+    // Around SentencePiece's own code tokens are looked for in the text as it came.
+    keys.ids("pith.tokenizer.normalized", &words, |t| t.normalized && !own);
+    keys.ids("pith.tokenizer.cut", &words, |t| own && !t.native && !t.special);
     if let Some(template) = &settings.chat_template {
         keys.string("tokenizer.chat_template", template);
     }

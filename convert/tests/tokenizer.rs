@@ -4,122 +4,20 @@
 
 mod support;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use pith::{
-    bytes::Bytes,
-    gguf::{Gguf, OwnedValue, Writer},
-    tokenizer::{Encode, Tokenizer},
-};
+use pith::{gguf::OwnedValue, tokenizer::Encode};
 use pith_convert::tokenizer::{Imported, import};
 use serde_json::{Value, json};
-use support::table::{bytes, number};
+use support::{
+    table::{bytes, number},
+    texts::{changed, compare, corpus, fixture, get, runtime},
+};
 use tokenizers::Tokenizer as Reference;
 
 const ALL: [&str; 10] =
     ["gpt2", "smollm", "llama3", "qwen2", "neox", "bloom", "falcon", "llama2", "mistral", "gemma"];
-const N_TEXTS: usize = 2500;
 const N_VOCAB: usize = 1000;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tokenizer").join(name)
-}
-
-/// Through a file on disk, as a run would have it.
-fn runtime(imported: Imported) -> Tokenizer {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tokenizer.gguf");
-    let mut writer = Writer::new(32).unwrap();
-    for (key, value) in imported.keys {
-        writer.set(&key, value).unwrap();
-    }
-    writer.create(&path).unwrap().finish().unwrap();
-    let bytes = Bytes::map(&path).unwrap();
-    Tokenizer::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap()
-}
-
-/// SplitMix64: the corpus is the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % n as u64) as usize
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.below(from.len())]
-    }
-}
-
-#[rustfmt::skip]
-const FRAGMENTS: &[&[&str]] = &[
-    &["the ", "quick", " Menschen", "it's", "THEY'LL", "we'Ve", "'ſ", " 'd", "I'm", "''re", "hello", " world", "HELLO", "a", " b"],
-    &[" ", "  ", "   ", "    ", "\t", "\n", "\r\n", "\n\n", " \n ", "\u{a0}", "\u{3000}", "\u{85}", "\u{2028}", "\r", "\t\t ", "        ", "\u{b}"],
-    &["1", "12", "123", "1234", "1234567", "3.14", " 42", "½", "²³", "Ⅷ", "٣٤", "㊿", "1a2", "0x1F", "१२"],
-    &["!", "...", "?!", "(", ")", "|", "{\"a\": [1]}", "::", "->", "//", "#", "$", "`", "€", "—", "“q”", "،", "۔", "…", "。", "<", "<|", "|>"],
-    &["fn main() {\n    let x = 1;\n}\n", "\tif (a && b) {\r\n", "def f(x):\n        return x\n\n\n", "x_y", "a.b.c", "\\n", "'\\''"],
-    &["é", "e\u{301}", "ﬁ", "Å", "A\u{30a}", "ñ", "n\u{303}", "\u{301}", "가", "\u{1100}\u{1161}", "ệ", "e\u{323}\u{302}", "é\u{302}", "Å"],
-    &["人人生而自由", "カタカナ", "ひらがな", "한국어", "動詞", "，", "！", "ｶﾅ", "𠮷"],
-    &["مرحبا", "العربية", "أحرارًا", "שלום", "हिन्दी", "ไทย", "Ελληνικά", "Привет", "ѣ", "ß", "ǅ"],
-    &["👍🏽", "👨‍👩‍👧‍👦", "🦙", "🏳️‍🌈", "\u{200d}", "\u{fe0f}", "🇩🇪", "𝔘", "\u{10ffff}", "\u{e000}", "\u{378}"],
-    &["\0", "\u{1}", "\u{7f}", "\u{feff}", "\u{fffd}", "\u{202e}", "\u{ad}", "\u{200b}", "\u{180e}"],
-    &["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<bos>", "<pad>", "[INST]", "<tool>", "<tool_call>", "<mask>", " <mask> ", "<sep>", "  <sep>  ", "<|begin_of_text|>", "<|eot_id|>", "<start_of_turn>", "<repo_name>", "<0x41>", ">>TITLE<<", "<|endo", "[PAD1]"],
-    &["▁", "▁▁", "Ġ", "Ċ", "Ã©", "▁the"],
-];
-
-/// Strings of one to a dozen fragments, some doubled many times.
-fn corpus(seed: u64) -> Vec<String> {
-    let mut random = Random(seed);
-    let mut texts = vec![String::new(), " ".into(), "\n".into(), "a".into(), "  a".into()];
-    texts.extend((0..300).map(|_| {
-        // Single characters from everywhere.
-        let n = 1 + random.below(12);
-        (0..n).map(|_| char::from_u32(random.below(0x30000) as u32).unwrap_or(' ')).collect()
-    }));
-    while texts.len() < N_TEXTS {
-        let mut text = String::new();
-        let common = random.below(FRAGMENTS.len());
-        for _ in 0..1 + random.below(12) {
-            let class = if random.below(3) == 0 { common } else { random.below(FRAGMENTS.len()) };
-            let fragment = random.pick(FRAGMENTS[class]);
-            let times = if random.below(12) == 0 { 1 + random.below(20) } else { 1 };
-            text.push_str(&fragment.repeat(times));
-        }
-        texts.push(text);
-    }
-    texts
-}
-
-fn compare(name: &str, tokenizer: &Tokenizer, reference: &mut Reference) {
-    for (add_special, parse_special) in [(false, true), (true, true), (false, false)] {
-        reference.set_encode_special_tokens(!parse_special);
-        for text in corpus(7) {
-            let wanted = reference.encode(text.as_str(), add_special).unwrap();
-            let got = tokenizer.encode(&text, Encode { add_special, parse_special });
-            assert_eq!(got, wanted.get_ids(), "{name} {text:?} {add_special} {parse_special}");
-        }
-    }
-    reference.set_encode_special_tokens(false);
-    for text in corpus(8) {
-        let ids = tokenizer.encode(&text, Encode { add_special: true, parse_special: true });
-        for show_special in [false, true] {
-            let wanted = reference.decode(&ids, !show_special).unwrap();
-            let got = tokenizer.decode_with(&ids, show_special);
-            let mut stream = tokenizer.stream().show_special(show_special);
-            let mut streamed: String = ids.iter().map(|&id| stream.push(id).to_string()).collect();
-            streamed.push_str(stream.finish());
-            assert_eq!(streamed, got, "{name} {text:?} {ids:?}");
-            assert_eq!(got, wanted, "{name} {text:?} {ids:?}");
-        }
-    }
-}
 
 #[test]
 fn ids_and_texts_are_those_of_the_tokenizers_crate() {
@@ -129,16 +27,6 @@ fn ids_and_texts_are_those_of_the_tokenizers_crate() {
         let mut reference = Reference::from_file(folder.join("tokenizer.json")).unwrap();
         compare(name, &tokenizer, &mut reference);
     }
-}
-
-/// A fixture with its `tokenizer.json` changed, in a folder of its own.
-fn changed(name: &str, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(fixture(name).join("tokenizer.json")).unwrap();
-    let mut json = serde_json::from_str(&text).unwrap();
-    change(&mut json);
-    fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
-    folder
 }
 
 #[test]
@@ -195,10 +83,6 @@ fn opt_without_tokenizer_json() {
     compare("opt", &tokenizer, &mut reference);
 }
 
-fn get<'a>(imported: &'a Imported, key: &str) -> Option<&'a OwnedValue> {
-    imported.keys.iter().find(|(k, _)| k == key).map(|(_, value)| value)
-}
-
 #[test]
 fn scores_stand_for_the_merges_where_they_can() {
     for (name, by_scores) in [("llama2", true), ("gemma", true), ("mistral", false)] {
@@ -242,7 +126,7 @@ fn what_pith_cannot_reproduce_is_refused_by_name() {
     let cases: [(&str, Change, &str); 10] = [
         ("gpt2", |j| j["surprise"] = 1.into(), "surprise = 1"),
         ("gpt2", |j| j["model"]["surprise"] = 1.into(), "model.surprise = 1"),
-        ("gpt2", |j| j["model"]["type"] = "Unigram".into(), "Unigram"),
+        ("gpt2", |j| j["model"]["type"] = "WordPiece".into(), "WordPiece"),
         ("gpt2", |j| j["model"]["dropout"] = 0.1.into(), "dropout"),
         ("gpt2", |j| j["normalizer"] = json!({"type": "Lowercase"}), "Lowercase"),
         ("gpt2", |j| j["added_tokens"][0]["single_word"] = true.into(), "single_word"),
@@ -330,7 +214,6 @@ fn model_files_that_pith_cannot_reproduce_are_refused_by_name() {
     let trainer = |field: Vec<u8>| sentencepiece(PIECES, &[&*bpe, &*field].concat(), &plain);
     let normalizer = |field: Vec<u8>| sentencepiece(PIECES, &bpe, &[&*plain, &*field].concat());
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (sentencepiece(PIECES, &[], &plain), "type is Unigram"),
         (sentencepiece(PIECES, &number(3, 4), &plain), "type is Char"),
         (sentencepiece(PIECES, &bpe, &[]), "one space of several"),
         (
@@ -353,7 +236,8 @@ fn model_files_that_pith_cannot_reproduce_are_refused_by_name() {
         ([good.clone(), bytes(5, &bytes(2, b"map"))].concat(), "what is generated"),
         (with(&[("b", 1), ("c", 1), ("d", 1)]), "no row in the embedding of 8"),
         (b"IQ== 0\nIg== 1\n".to_vec(), "tiktoken"),
-        (Vec::new(), "type is Unigram"),
+        (sentencepiece(PIECES, &number(3, 3), &plain), "type is Word"),
+        (Vec::new(), "not one unknown piece"),
     ];
     for (model, wanted) in cases {
         let error = import_model(folder.path(), &model).expect_err(wanted).to_string();

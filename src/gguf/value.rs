@@ -167,6 +167,16 @@ impl<'a> Array<'a> {
         Some(self.numbers().map(float))
     }
 
+    /// The elements, if they are floats.
+    pub fn f64s(&self) -> Option<impl Iterator<Item = f64> + use<'a>> {
+        let float: fn(&[u8]) -> f64 = match self.element {
+            Type::F32 => |b| f32::from_le_bytes(number(b)).into(),
+            Type::F64 => |b| f64::from_le_bytes(number(b)),
+            _ => return None,
+        };
+        Some(self.numbers().map(float))
+    }
+
     /// The elements, if they are whole numbers of any width, and all fit.
     pub fn i64s(&self) -> Option<impl Iterator<Item = i64> + use<'a>> {
         let integer: fn(&[u8]) -> i64 = match self.element {

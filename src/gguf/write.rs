@@ -33,6 +33,8 @@ pub enum OwnedValue {
     F64(f64),
     Strings(Vec<String>),
     F32s(Vec<f32>),
+    F64s(Vec<f64>),
+    U8s(Vec<u8>),
     U32s(Vec<u32>),
     I32s(Vec<i32>),
     Bools(Vec<bool>),
@@ -62,6 +64,10 @@ impl OwnedValue {
             OwnedValue::F32s(v) => {
                 put_array(out, Type::F32, v, |out, v| out.extend(v.to_le_bytes()))
             }
+            OwnedValue::F64s(v) => {
+                put_array(out, Type::F64, v, |out, v| out.extend(v.to_le_bytes()))
+            }
+            OwnedValue::U8s(v) => put_array(out, Type::U8, v, |out, v| out.push(*v)),
             OwnedValue::U32s(v) => {
                 put_array(out, Type::U32, v, |out, v| out.extend(v.to_le_bytes()))
             }

@@ -3,9 +3,7 @@
 
 use std::ops::Range;
 
-const ROOT: u32 = 0;
-/// No state, no token.
-const NONE: u32 = u32::MAX;
+use super::trie::{NONE, ROOT, Trie};
 
 /// One added token.
 pub(super) struct AddedToken {
@@ -49,15 +47,11 @@ impl Allowed<'_> {
 }
 
 /// A set of added tokens as an automaton after Aho and Corasick, so that text which almost matches
-/// costs no more than other text. States are numbered breadth first: the children of state `s` are
-/// `first[s]..first[s + 1]`, in the order of their bytes.
+/// costs no more than other text.
 pub(super) struct Added {
     /// Sorted by text.
     tokens: Vec<AddedToken>,
-    /// The byte that leads to each state.
-    byte: Vec<u8>,
-    /// First child of each state; one more entry than there are states.
-    first: Vec<u32>,
+    trie: Trie,
     /// Where to go on when no child fits: the state of the longest proper suffix, or `NONE` where
     /// giving up the state's own start would lose a token that was found there.
     fail: Vec<u32>,
@@ -71,46 +65,21 @@ impl Added {
         tokens.retain(|t| !t.text.is_empty());
         tokens.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         tokens.dedup_by(|b, a| a.text == b.text);
-        let mut added =
-            Added { tokens, byte: vec![0], first: vec![1], fail: vec![ROOT], token: vec![NONE] };
-        added.grow();
+        let texts: Vec<&[u8]> = tokens.iter().map(|t| t.text.as_bytes()).collect();
+        let trie = Trie::new(&texts);
+        let token = (0..trie.len() as u32).map(|state| trie.end(state)).collect();
+        let mut added = Added { fail: vec![ROOT; trie.len()], tokens, trie, token };
         added.link();
         added
     }
 
-    /// Makes the states, breadth first, with their own tokens.
-    fn grow(&mut self) {
-        // The tokens that each state is a prefix of, and the prefix's length.
-        let mut prefixes = vec![(0..self.tokens.len(), 0)];
-        let mut state = 0;
-        while let Some((range, depth)) = prefixes.get(state).cloned() {
-            let mut from = range.start;
-            if from < range.end && self.tokens[from].text.len() == depth {
-                self.token[state] = from as u32;
-                from += 1;
-            }
-            while from < range.end {
-                let byte = self.tokens[from].text.as_bytes()[depth];
-                let same = |t: &AddedToken| t.text.as_bytes()[depth] == byte;
-                let to = from + self.tokens[from..range.end].partition_point(same);
-                self.byte.push(byte);
-                self.token.push(NONE);
-                prefixes.push((from..to, depth + 1));
-                from = to;
-            }
-            self.first.push(self.byte.len() as u32);
-            state += 1;
-        }
-    }
-
     /// Sets `fail`, parents before children, and lets states inherit tokens that end in them.
     fn link(&mut self) {
-        self.fail.resize(self.byte.len(), ROOT);
-        for parent in 0..self.byte.len() as u32 {
-            for state in self.children(parent) {
+        for parent in 0..self.trie.len() as u32 {
+            for state in self.trie.children(parent) {
                 let own = self.token[state as usize] != NONE;
                 // A token that starts here is further left than any suffix.
-                let fail = if own { NONE } else { self.suffix(parent, self.byte[state as usize]) };
+                let fail = if own { NONE } else { self.suffix(parent, self.trie.byte(state)) };
                 self.fail[state as usize] = fail;
                 if !own && fail != NONE {
                     self.token[state as usize] = self.token[fail as usize];
@@ -127,21 +96,11 @@ impl Added {
             if state == NONE {
                 return NONE;
             }
-            if let Some(child) = self.child(state, byte) {
+            if let Some(child) = self.trie.child(state, byte) {
                 return child;
             }
         }
         ROOT
-    }
-
-    fn children(&self, state: u32) -> Range<u32> {
-        self.first[state as usize]..self.first[state as usize + 1]
-    }
-
-    fn child(&self, state: u32, byte: u8) -> Option<u32> {
-        let children = self.children(state);
-        let bytes = &self.byte[children.start as usize..children.end as usize];
-        bytes.binary_search(&byte).ok().map(|at| children.start + at as u32)
     }
 
     /// The id of the token that is exactly `text`.
@@ -165,7 +124,7 @@ impl Added {
         let (mut state, mut found) = (ROOT, None);
         for (at, &byte) in text.iter().enumerate().skip(from) {
             loop {
-                if let Some(child) = self.child(state, byte) {
+                if let Some(child) = self.trie.child(state, byte) {
                     state = child;
                     break;
                 }

@@ -1,6 +1,6 @@
 //! Ids back to text, all at once or as they come.
 
-use super::Tokenizer;
+use super::{Kind, Leading, Tokenizer};
 
 /// Turns ids into text as they come. Never gives half a character: bytes that may be the start of
 /// one are held back, and bytes that can't be part of any become U+FFFD, so that the parts together
@@ -8,7 +8,7 @@ use super::Tokenizer;
 pub struct Stream<'a> {
     tokenizer: &'a Tokenizer,
     show_special: bool,
-    /// Nothing has come yet, so that a leading space is still to be dropped.
+    /// No text has come yet, so that a space in front is still to be dropped.
     at_start: bool,
     /// Bytes that are no whole character yet: at most three between calls.
     held: Vec<u8>,
@@ -50,14 +50,12 @@ impl<'a> Stream<'a> {
         if hidden && !self.show_special {
             return;
         }
-        let mut piece = self.tokenizer.piece(id);
+        let piece = self.tokenizer.piece(id);
         if self.at_start && !piece.is_empty() {
-            self.at_start = false;
-            if self.tokenizer.strip_space {
-                piece = piece.strip_prefix(b" ").unwrap_or(piece);
-            }
+            self.first(id, piece);
+        } else {
+            self.held.extend_from_slice(piece);
         }
-        self.held.extend_from_slice(piece);
         let mut n_done = 0;
         for chunk in self.held.utf8_chunks() {
             self.ready.push_str(chunk.valid());
@@ -73,6 +71,26 @@ impl<'a> Stream<'a> {
             n_done += invalid.len();
         }
         self.held.drain(..n_done);
+    }
+
+    /// Takes a piece that no text is in front of.
+    fn first(&mut self, id: u32, piece: &[u8]) {
+        let without = piece.strip_prefix(b" ").unwrap_or(piece);
+        self.at_start = false;
+        match self.tokenizer.leading {
+            Leading::Keep => self.held.extend_from_slice(piece),
+            Leading::One => self.held.extend_from_slice(without),
+            Leading::Token if self.tokenizer.is_literal(id) => self.held.extend_from_slice(piece),
+            Leading::Token => self.held.extend(piece.iter().filter(|byte| **byte != b' ')),
+            // A space as a byte is none that encoding has put there.
+            Leading::Each if self.tokenizer.kinds[id as usize] == Kind::Byte => {
+                self.held.extend_from_slice(piece);
+            }
+            Leading::Each => {
+                self.held.extend_from_slice(without);
+                self.at_start = without.is_empty();
+            }
+        }
     }
 }
 

@@ -34,7 +34,7 @@ impl Tokenizer {
 
     /// Bytes that normalization puts before every text.
     fn len_of_prefix(&self) -> usize {
-        self.normalizer.apply("a").len().saturating_sub(1)
+        self.normalize("a").len().saturating_sub(1)
     }
 
     /// Where those places of `allowed` that lie in `text[range]` are in that part normalized, if
@@ -53,7 +53,7 @@ impl Tokenizer {
         let prefix = self.len_of_prefix();
         let len = |range: Range<usize>| match text.get(range) {
             None | Some("") => 0,
-            Some(text) => self.normalizer.apply(text).len().saturating_sub(prefix),
+            Some(text) => self.normalize(text).len().saturating_sub(prefix),
         };
         let from = places.partition_point(|place| place.start < range.start);
         let (mut out, mut done, mut end) = (Vec::new(), range.start, prefix);

@@ -1,5 +1,7 @@
 //! Vocabularies that are broken or meant to harm: an error that names the fault, never a panic.
 
+mod unigram;
+
 use super::*;
 
 const PLAIN: Encode = Encode { add_special: true, parse_special: false };
@@ -26,6 +28,7 @@ fn byte_level<'a>(tokens: &[&'a str], merges: &[&'a str]) -> Vocab<'a> {
         lstrip: Vec::new(),
         rstrip: Vec::new(),
         normalized: Vec::new(),
+        unigram: Unigram::default(),
     }
 }
 

@@ -1,18 +1,23 @@
 //! What a tokenizer is made of, as plain data, and how a GGUF file says it.
 
-use super::Splitter;
+use super::{
+    Splitter,
+    rules::{Leading, Marks, Rules, Unigram, by_name},
+};
 use crate::{
     Error, Result,
     gguf::{Array, Gguf, Value},
 };
 
-/// The two kinds of vocabulary.
+/// The three kinds of vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
     /// `gpt2`: pieces are bytes, written with stand-in characters.
     ByteLevel,
     /// `llama`: pieces are characters with `▁` for the space; others fall back to bytes.
     SentencePiece,
+    /// `t5`: pieces with `▁` for the space, of which those with the highest sum of scores count.
+    Unigram,
 }
 
 /// What a token is, with the number that `tokenizer.ggml.token_type` has for it.
@@ -74,6 +79,7 @@ pub struct Vocab<'a> {
     /// What each token is, `[n_vocab]`.
     pub kinds: Vec<Kind>,
     /// SentencePiece without `merges`: which merge comes first, the highest score, `[n_vocab]`.
+    /// Unigram: what scores add up of; minus infinity is for tokens that are only added.
     pub scores: Vec<f32>,
     /// "left right", first merge first: UTF-8.
     pub merges: Option<Vec<&'a [u8]>>,
@@ -105,6 +111,8 @@ pub struct Vocab<'a> {
     pub rstrip: Vec<u32>,
     /// Added tokens that are looked for in the text as it is after normalization.
     pub normalized: Vec<u32>,
+    /// What a Unigram vocabulary has beside.
+    pub unigram: Unigram,
 }
 
 /// Texts of control tokens that end a turn, for files that only name one end token. Only tokens
@@ -126,11 +134,14 @@ impl<'a> Vocab<'a> {
     /// Reads the `tokenizer.ggml.*` keys as llama.cpp writes them, `pith.eog_token_ids`, and of
     /// `pith.tokenizer.*`: `normalizer` ("nfc" or "none"), `space_prefix` (see
     /// [`SpacePrefix::name`]), `lstrip`, `rstrip`, `normalized` (arrays of ids), `ignore_merges`,
-    /// `fuse_unknown` (flags).
+    /// `fuse_unknown` (flags). For a Unigram vocabulary `normalizer` is "sentencepiece", or a list of
+    /// [`super::Stage::NAMES`] with spaces between ("none": no stage); then there are `whitespace` (a
+    /// flag), `space_marks` ([`super::Marks::NAMES`]), `leading_space` ([`super::Leading::NAMES`]), `cut`
+    /// (ids) and `scores` (f64).
     ///
     /// Without those, what is true of the family is assumed: NFC for `qwen2`, `mpt` and `olmo`,
     /// ignored merges and a BOS for `llama-bpe` and its aliases, for `llama` a BOS and a space
-    /// before every stretch of text.
+    /// before every stretch of text, for `t5` T5's special tokens, an EOS and SentencePiece's own rules.
     ///
     /// # Errors
     /// A key is missing, of the wrong type, or names a model or pre-tokenizer that pith doesn't
@@ -140,14 +151,15 @@ impl<'a> Vocab<'a> {
         let model = match gguf.require_str("tokenizer.ggml.model")? {
             "gpt2" => Model::ByteLevel,
             "llama" => Model::SentencePiece,
+            "t5" => Model::Unigram,
             other => {
                 return Err(Error::Unsupported(format!(
-                    "tokenizer.ggml.model is `{other}`; pith knows gpt2 and llama"
+                    "tokenizer.ggml.model is `{other}`; pith knows gpt2, llama and t5"
                 )));
             }
         };
         let (pre, splitter) = match model {
-            Model::SentencePiece => ("", Splitter::Whole),
+            Model::SentencePiece | Model::Unigram => ("", Splitter::Whole),
             Model::ByteLevel => {
                 let pre = gguf.require_str("tokenizer.ggml.pre")?;
                 (pre, splitter(pre)?)
@@ -161,8 +173,11 @@ impl<'a> Vocab<'a> {
         let scores = keys.array("tokenizer.ggml.scores", "floats", Array::f32s)?;
         let llama3 = splitter == Splitter::Tiktoken { digits: 3 };
         let sentencepiece = model == Model::SentencePiece;
-        let (bos, eos) =
-            (keys.id("tokenizer.ggml.bos_token_id")?, keys.id("tokenizer.ggml.eos_token_id")?);
+        let t5 = model == Model::Unigram;
+        // As llama.cpp assumes; a file of pith's own names all that there are.
+        let of_t5 = t5 && gguf.get("pith.tokenizer.normalizer").is_none();
+        let named = |key: &str, t5_id: u32| keys.id(key, of_t5.then_some(t5_id));
+        let bos = keys.id("tokenizer.ggml.bos_token_id", None)?;
         let by_default = bos.is_some() && (sentencepiece || llama3);
         let mut vocab = Vocab {
             model,
@@ -171,21 +186,25 @@ impl<'a> Vocab<'a> {
             scores: scores.into_iter().flatten().collect(),
             merges,
             bos,
-            eos,
-            unknown: keys.id("tokenizer.ggml.unknown_token_id")?,
-            padding: keys.id("tokenizer.ggml.padding_token_id")?,
+            eos: named("tokenizer.ggml.eos_token_id", 1)?,
+            unknown: named("tokenizer.ggml.unknown_token_id", 2)?,
+            padding: named("tokenizer.ggml.padding_token_id", 0)?,
             eog: Vec::new(),
             add_bos: keys.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(by_default),
-            add_eos: keys.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+            add_eos: keys.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(t5),
             space_prefix: keys.space_prefix(sentencepiece)?,
-            nfc: keys.nfc(pre)?,
+            nfc: !t5 && keys.nfc(pre)?,
             ignore_merges: keys.flag("pith.tokenizer.ignore_merges")?.unwrap_or(llama3),
             fuse_unknown: keys.flag("pith.tokenizer.fuse_unknown")?.unwrap_or(sentencepiece),
             lstrip: keys.ids("pith.tokenizer.lstrip")?.unwrap_or_default(),
             rstrip: keys.ids("pith.tokenizer.rstrip")?.unwrap_or_default(),
             normalized: keys.ids("pith.tokenizer.normalized")?.unwrap_or_default(),
+            unigram: Unigram::default(),
             tokens,
         };
+        if t5 {
+            vocab.unigram = keys.unigram(vocab.space_prefix)?;
+        }
         vocab.eog = match keys.ids("pith.eog_token_ids")? {
             Some(ids) => ids,
             None => vocab.end_of_turn(&keys)?,
@@ -201,8 +220,8 @@ impl<'a> Vocab<'a> {
                 (*kind == Kind::Control && ends()).then_some(id)
             });
         let mut ids: Vec<u32> = by_text.collect();
-        ids.extend(keys.id("tokenizer.ggml.eot_token_id")?);
-        ids.extend(keys.id("tokenizer.ggml.eom_token_id")?);
+        ids.extend(keys.id("tokenizer.ggml.eot_token_id", None)?);
+        ids.extend(keys.id("tokenizer.ggml.eom_token_id", None)?);
         Ok(ids)
     }
 }
@@ -236,13 +255,14 @@ impl<'a> Keys<'_, 'a> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// An id, checked against the vocabulary later. −1 is how some writers say "none".
-    fn id(&self, key: &str) -> Result<Option<u32>> {
-        self.typed(key, "a token id", |v| match v {
+    /// An id, checked against the vocabulary later; `absent` where the file doesn't say. −1 is how
+    /// some writers say "none".
+    fn id(&self, key: &str, absent: Option<u32>) -> Result<Option<u32>> {
+        let id = self.typed(key, "a token id", |v| match v {
             Value::I32(-1) | Value::I64(-1) => Some(None),
             v => v.as_u64().and_then(|id| u32::try_from(id).ok()).map(Some),
-        })
-        .map(Option::flatten)
+        })?;
+        Ok(id.unwrap_or(absent))
     }
 
     fn array<I>(
@@ -319,5 +339,43 @@ impl<'a> Keys<'_, 'a> {
             _ => None,
         })?;
         Ok(named.unwrap_or(matches!(pre, "qwen2" | "mpt" | "olmo")))
+    }
+
+    /// The parts of a Unigram vocabulary alone.
+    fn unigram(&self, prefix: SpacePrefix) -> Result<Unigram> {
+        let collapse = self.flag("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false);
+        let whitespace = self.flag("pith.tokenizer.whitespace")?.unwrap_or(false);
+        let marks = self.named("pith.tokenizer.space_marks", &Marks::NAMES)?;
+        let rules = self.typed("pith.tokenizer.normalizer", "known stages", |v| {
+            Rules::of(v.as_str()?, collapse, whitespace, marks.unwrap_or(Marks::Kept))
+        })?;
+        if whitespace && prefix == SpacePrefix::First {
+            return Err(Error::Unsupported(
+                "pith.tokenizer.space_prefix is `first`, but words are cut at whitespace".into(),
+            ));
+        }
+        let leading = match (collapse, prefix) {
+            (true, _) => Leading::Each,
+            (false, SpacePrefix::Never) => Leading::Keep,
+            (false, _) => Leading::One,
+        };
+        let charsmap = self.array("tokenizer.ggml.precompiled_charsmap", "bytes", Array::i64s)?;
+        let scores = self.array("pith.tokenizer.scores", "floats", Array::f64s)?;
+        Ok(Unigram {
+            // I8 in some files, which then are the same bits.
+            charsmap: charsmap.into_iter().flatten().map(|byte| byte as u8).collect(),
+            rules: rules.unwrap_or(Rules::SentencePiece { collapse }),
+            scores: scores.into_iter().flatten().collect(),
+            cut: self.ids("pith.tokenizer.cut")?.unwrap_or_default(),
+            leading: self
+                .named("pith.tokenizer.leading_space", &Leading::NAMES)?
+                .unwrap_or(leading),
+        })
+    }
+
+    /// A value by its name.
+    fn named<T: Copy>(&self, key: &str, names: &[(&str, T)]) -> Result<Option<T>> {
+        let all: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        self.typed(key, &format!("one of {}", all.join(", ")), |v| by_name(names, v.as_str()?))
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pith::quant::Format;
+use pith::{quant::Format, tokenizer::Encode};
 use pith_convert::{Options, Target};
 use yardstick::{
     llama::{Load, Logits, Model},
@@ -147,5 +147,46 @@ fn llama_cpp_runs_adapters() {
         }
         assert!(n - same <= 1, "{name}: {same} of {n} top-1 ids");
         assert!(changed > n / 2, "{name}: the base says the same {} times", n - changed);
+    }
+}
+
+/// Unigram tokenizers, of a SentencePiece model and of a `tokenizer.json`: llama.cpp reads the same keys
+/// and cuts ordinary text as pith does.
+#[test]
+fn llama_cpp_cuts_text_into_the_same_unigram_pieces() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tokenizer");
+    let folder = tempfile::tempdir().unwrap();
+    for from in ["ug_t5", "ug_plain"] {
+        let source = folder.path().join(from);
+        let shape = yardstick::checkpoint::Shape { n_embd: 64, n_layer: 1, n_vocab: 423 };
+        yardstick::checkpoint::write(&source, shape, &fixtures.join("ug_t5")).unwrap();
+        if from == "ug_plain" {
+            for name in ["tokenizer.json", "tokenizer_config.json"] {
+                std::fs::remove_file(source.join(name)).unwrap();
+            }
+            let model = fixtures.join(from).join("tokenizer.model");
+            std::fs::copy(model, source.join("tokenizer.model")).unwrap();
+        }
+        let out = folder.path().join(format!("{from}.gguf"));
+        let options = Options {
+            target: Target::Format(Format::F32),
+            name: Some("test".into()),
+            ..Options::default()
+        };
+        pith_convert::convert(&source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        let (theirs, ours) =
+            (Model::load(&out, Load::default()).unwrap(), pith::Model::open(&out).unwrap());
+        for text in [
+            "",
+            "Everyone has the right to life, liberty and the security of person.",
+            "  Two  spaces   and a\ttab, a line\nand an end ",
+            "Ｆｕｌｌ ｗｉｄｔｈ １２３, ﬁne ½ e\u{301}",
+            "すべての人間は、生まれながらにして自由であり",
+            "Les êtres humains ☃☃ naissent 🦙 libres",
+        ] {
+            let opts = Encode { add_special: true, parse_special: false };
+            let wanted = theirs.tokenize(text, true, false).unwrap();
+            assert_eq!(ours.tokenizer().encode(text, opts), wanted, "{from} {text:?}");
+        }
     }
 }

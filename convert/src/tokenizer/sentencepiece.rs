@@ -20,7 +20,7 @@ pub(super) struct Piece {
     pub(super) kind: Kind,
 }
 
-/// A model that pith can reproduce: BPE without a normalization.
+/// A model that pith can reproduce: Unigram, or BPE without a normalization.
 pub(super) struct Model {
     pub(super) file: String,
     pub(super) pieces: Vec<Piece>,
@@ -29,6 +29,12 @@ pub(super) struct Model {
     pub(super) eos: String,
     pub(super) padding: String,
     pub(super) byte_fallback: bool,
+    /// Its type is Unigram, not BPE.
+    pub(super) unigram: bool,
+    /// The map of characters, or empty.
+    pub(super) charsmap: Vec<u8>,
+    /// Spaces at the ends go, and one is made of several.
+    pub(super) collapse: bool,
     /// A space is put before text.
     pub(super) add_dummy_prefix: bool,
 }
@@ -60,6 +66,9 @@ impl Model {
             eos: "</s>".into(),
             padding: "<pad>".into(),
             byte_fallback: false,
+            unigram: true,
+            charsmap: Vec::new(),
+            collapse: true,
             add_dummy_prefix: true,
         };
         // The specifications are optional: their defaults count where they are absent.
@@ -154,36 +163,37 @@ impl Model {
                 (number, _) => return Err(self.unknown_field("the trainer's part", number)),
             }
         }
+        self.unigram = kind == 1;
         match kind {
-            2 => Ok(()),
-            1 => Err(self.refuse("the model's type is Unigram")),
+            1 | 2 => Ok(()),
             3 => Err(self.refuse("the model's type is Word")),
             4 => Err(self.refuse("the model's type is Char")),
             kind => Err(self.refuse(&format!("the model's type is {kind}"))),
         }
     }
 
-    /// `NormalizerSpec`: whether a space is put before text. Anything that changes characters is
-    /// refused.
+    /// `NormalizerSpec`: whether a space is put before text, and what changes. For BPE nothing may.
     fn normalizer(&mut self, bytes: &[u8]) -> Result<()> {
-        let (mut name, mut collapse) = (String::new(), true);
-        let (mut changes, mut escapes) = (false, true);
+        let (mut name, mut escapes) = (String::new(), true);
         let mut message = Message::new(bytes, "the SentencePiece normalizer's specification");
         while let Some(field) = message.next()? {
             match field {
                 (1, Field::Bytes(text)) => name = self.text(text, "a name")?,
-                (2, Field::Bytes(map)) => changes = !map.is_empty(),
+                (2, Field::Bytes(map)) => self.charsmap = map.to_vec(),
                 (3, Field::Varint(flag)) => self.add_dummy_prefix = flag != 0,
-                (4, Field::Varint(flag)) => collapse = flag != 0,
+                (4, Field::Varint(flag)) => self.collapse = flag != 0,
                 (5, Field::Varint(flag)) => escapes = flag != 0,
-                (6, Field::Bytes([])) => {} // its rules as text; the map is made of them
+                (6, Field::Bytes(_)) => {} // its rules, or their file; the map is made of them
                 (number, _) => return Err(self.unknown_field("the normalizer's part", number)),
             }
         }
         match () {
-            () if changes => Err(self.refuse(&format!("it changes characters ({name})"))),
-            () if collapse => Err(self.refuse("it makes one space of several")),
             () if !escapes => Err(self.refuse("its pieces have plain spaces")),
+            () if self.unigram => Ok(()),
+            () if !self.charsmap.is_empty() => {
+                Err(self.refuse(&format!("it changes characters ({name})")))
+            }
+            () if self.collapse => Err(self.refuse("it makes one space of several")),
             () => Ok(()),
         }
     }

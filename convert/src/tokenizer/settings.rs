@@ -51,6 +51,8 @@ const HARMLESS: &[&str] = &[
     "sp_model_kwargs",
     "use_default_system_prompt",
     "vocab_size",
+    // What the unknown piece is a Unigram model says itself.
+    "unk_id",
     // Marks that a GPT has no use for; as added tokens they are known anyway.
     "cls_token",
     "sep_token",
@@ -73,6 +75,8 @@ pub(super) struct Settings {
     pub(super) add_prefix_space: Option<bool>,
     /// How transformers treats a SentencePiece model; where there is a `tokenizer.json`, that counts.
     pub(super) legacy: Option<bool>,
+    /// T5's: how many tokens its class adds to a SentencePiece model.
+    pub(super) extra_ids: Option<u32>,
     pub(super) chat_template: Option<String>,
     /// Special tokens beside the four.
     pub(super) specials: Vec<String>,
@@ -107,6 +111,14 @@ impl Settings {
         self.add_eos = config.flag("add_eos_token")?;
         self.add_prefix_space = config.flag("add_prefix_space")?;
         self.legacy = config.flag("legacy")?;
+        self.extra_ids = config.id("extra_ids")?;
+        if config.flag("do_lower_case")? == Some(true) {
+            return Err(Error::Unsupported(format!(
+                "{} = true: transformers' classes don't agree on what it does; put a Lowercase stage \
+                 into tokenizer.json, if that is how the model was trained",
+                config.place("do_lower_case")
+            )));
+        }
         let place = config.place("chat_template");
         self.chat_template =
             config.take("chat_template").map(|v| template(&place, v)).transpose()?;

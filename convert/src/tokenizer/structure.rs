@@ -48,7 +48,7 @@ pub(super) fn structure(json: &mut Object) -> Result<Structure> {
 }
 
 /// A stage, or the stages of a sequence.
-fn flatten(stage: Option<Value>, inner: &str) -> Vec<Value> {
+pub(super) fn flatten(stage: Option<Value>, inner: &str) -> Vec<Value> {
     match stage {
         None => Vec::new(),
         Some(mut stage) if stage["type"] == "Sequence" => match stage[inner].take() {
@@ -61,7 +61,7 @@ fn flatten(stage: Option<Value>, inner: &str) -> Vec<Value> {
     }
 }
 
-fn refuse(what: &str, stages: &[Value]) -> Error {
+pub(super) fn refuse(what: &str, stages: &[Value]) -> Error {
     Error::Unsupported(format!(
         "tokenizer.json: {what} {}: pith doesn't know this combination",
         short(&Value::Array(stages.to_vec()))

@@ -15,6 +15,8 @@ pub(super) struct AddedToken {
     pub(super) lstrip: bool,
     pub(super) rstrip: bool,
     pub(super) normalized: bool,
+    /// SentencePiece's own code finds it, in normalized text: it isn't cut out.
+    pub(super) native: bool,
 }
 
 impl AddedToken {
@@ -41,6 +43,7 @@ impl AddedToken {
             lstrip: object.flag("lstrip")?.unwrap_or(false),
             rstrip: object.flag("rstrip")?.unwrap_or(false),
             normalized: object.flag("normalized")?.unwrap_or(!special),
+            native: false,
             text,
         };
         object.done()?;

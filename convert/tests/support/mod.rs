@@ -3,6 +3,7 @@
 
 pub mod stream;
 pub mod table;
+pub mod texts;
 pub mod twin;
 pub mod zip;
 
