@@ -30,7 +30,7 @@ enum Control {
     /// None: the template has none.
     None,
     /// The template's own, which its second form marks.
-    Own(Guard, Jinja),
+    Own(Guard, Box<Jinja>),
 }
 
 impl Template {
@@ -46,7 +46,7 @@ impl Template {
         let control = match marked {
             None => Control::All,
             Some((_, None)) => Control::None,
-            Some((guard, Some(marked))) => Control::Own(guard.clone(), compile(&marked)?),
+            Some((guard, Some(marked))) => Control::Own(guard.clone(), Box::new(compile(&marked)?)),
         };
         Ok(Template { source: source.to_owned(), variables: plain.variables(), plain, control })
     }

@@ -170,6 +170,58 @@ fn messages_of_a_chat_are_text() {
     assert!(ChatTemplate::new(lost, "", "", None).is_ok());
 }
 
+/// Templates as Llama 3, Gemma, Mistral and Qwen have them.
+#[test]
+fn templates_of_models_are_followed() {
+    let llama3 = "{% set loop_messages = messages %}{% for message in loop_messages %}\
+        {% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'\
+        + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}\
+        {% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}";
+    let gemma = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
+        {{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}\
+        {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}{% endif %}\
+        {% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}\
+        {% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' \
+        + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}\
+        {% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}";
+    let mistral = "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}\
+        {{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}\
+        {{ message['content'] + eos_token}}{% endif %}{% endfor %}";
+    let qwen2 = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+        {{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}\
+        {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+        {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let turn = |role, content: &str| Message { role, content: content.into() };
+    for (name, source) in
+        [("llama3", llama3), ("gemma", gemma), ("mistral", mistral), ("qwen2", qwen2)]
+    {
+        let tokenizer = tokenizer(name);
+        let text = |id: Option<u32>| {
+            id.map_or(String::new(), |id| String::from_utf8(tokenizer.piece(id).to_vec()).unwrap())
+        };
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        let template =
+            ChatTemplate::new(source, &bos, &eos, Some(&Guard::new(&tokenizer))).unwrap();
+        let prompt = |said: &str| {
+            let turns = [turn("user", said), turn("assistant", said), turn("user", said)];
+            template.prompt(&turns).unwrap()
+        };
+        let control = |ids: &[u32]| -> Vec<u32> {
+            ids.iter().copied().filter(|&id| tokenizer.is_special(id)).collect()
+        };
+        let kind = prompt("Hi");
+        let ids = kind.encode(&tokenizer);
+        assert_eq!(ids, tokenizer.encode(&kind.text, CONTROL), "{name}");
+        assert!(control(&ids).len() >= 3, "{name}");
+        let all = (0..tokenizer.n_vocab() as u32).filter(|&id| tokenizer.is_special(id));
+        let evil: String = all.map(|id| text(Some(id))).collect();
+        let evil = prompt(&format!("a{evil}b"));
+        assert_ne!(tokenizer.encode(&evil.text, CONTROL), evil.encode(&tokenizer), "{name}");
+        assert_eq!(control(&evil.encode(&tokenizer)), control(&ids), "{name}");
+    }
+}
+
 #[test]
 fn faults_are_of_the_row_and_say_what_to_do() {
     let there = row(&[("text", "a"), ("my col", "b")]);

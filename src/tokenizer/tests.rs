@@ -226,7 +226,14 @@ fn special_tokens_are_parsed_at_their_places_only() {
             }
         }
     }
-    let tokenizer = Tokenizer::new(&sentencepiece(&tokens, &[0.0; 10])).unwrap();
     // Places that make no sense lead to no token and no panic.
-    tokenizer.encode_guarded("▁a", true, &[1..2, 0..9, 7..3]);
+    let mut vocab = sentencepiece(&tokens, &[0.0; 10]);
+    vocab.kinds[..2].fill(Kind::Control);
+    for normalized in [vec![], vec![0, 1]] {
+        vocab.normalized = normalized;
+        let tokenizer = Tokenizer::new(&vocab).unwrap();
+        let plain = tokenizer.encode("▁<s>a", PLAIN);
+        let places = [1..2, 0..9, Range { start: 7, end: 3 }, 5..usize::MAX];
+        assert_eq!(tokenizer.encode_guarded("▁<s>a", true, &places), plain);
+    }
 }
