@@ -9,7 +9,13 @@
 //! | [`row`] | a row, its cells, what can be wrong with one |
 //! | [`source`] | rows in |
 //! | [`task`] | what a job computes: the face between rows and models |
+//! | [`sink`] | rows out: which columns, and their bytes |
+//! | [`journal`] | the output's files: commits, and what is left of a job that was killed |
+//! | [`engine`] | the loop: rows in, a task's answers, rows out in order |
 
+pub mod engine;
+pub mod journal;
 pub mod row;
+pub mod sink;
 pub mod source;
 pub mod task;
