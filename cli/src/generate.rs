@@ -96,6 +96,7 @@ pub fn run(args: &Args) -> Result<End> {
         stop: stop.clone(),
     };
     if args.openai {
+        let prepared = prepared.bare()?;
         let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let open = Box::new(|| prepared.inputs().open(Position::default()));
         let mut task = OpenAi::new(&model, name, settings, args.parse_special, &session, open)?;

@@ -99,6 +99,8 @@ pub struct Prepared<'a> {
     name: &'static str,
     model_path: &'a PathBuf,
     inputs: Inputs,
+    /// Whether a row's record is the task's columns alone.
+    is_bare: bool,
 }
 
 impl<'a> Prepared<'a> {
@@ -115,7 +117,20 @@ impl<'a> Prepared<'a> {
                 "--resume wants inputs that can be read again: files, no pipe and no standard input".into(),
             ));
         }
-        Ok(Prepared { rows, place, name, model_path, inputs })
+        Ok(Prepared { rows, place, name, model_path, inputs, is_bare: false })
+    }
+
+    /// The same, for a task whose columns are all that a record has, as JSON lines.
+    ///
+    /// # Errors
+    /// Another format was asked for.
+    pub fn bare(self) -> Result<Prepared<'a>> {
+        match self.output() {
+            Output::Jsonl => Ok(Prepared { is_bare: true, ..self }),
+            _ => Err(Error::Invalid(
+                "answers in OpenAI's form are JSON lines: name a file *.jsonl".into(),
+            )),
+        }
     }
 
     /// The rows' files.
@@ -159,7 +174,7 @@ impl<'a> Prepared<'a> {
             header: None,
             sizes: self.inputs.sizes()?,
             choice: Choice {
-                keep: self.rows.keep.clone(),
+                keep: if self.is_bare { Some(Vec::new()) } else { self.rows.keep.clone() },
                 id: self.rows.id.clone(),
                 prefix: self.rows.prefix.clone(),
             },

@@ -66,8 +66,9 @@ pub trait Task {
     fn push(&mut self, at: u64, row: &Row) -> std::result::Result<(), RowError>;
 
     /// Works for a while, and hands answers to `done` with the numbers of their rows, in any order. `last`
-    /// says that no more rows will come: then it ends with all answers given. After each step of the
-    /// model it calls `pulse`, which says `false` to stop.
+    /// says that no more rows will come before all are answered, the input's end being one reason, full
+    /// memory another: then it ends with all answers given. After each step of the model it calls
+    /// `pulse`, which says `false` to stop.
     ///
     /// # Errors
     /// [`pith::Error::Stopped`] if `pulse` said so; what is no row's fault.

@@ -12,6 +12,8 @@ use std::{
     fs::{File, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use pith::{Error, Result};
@@ -20,6 +22,8 @@ use serde_json::{Map, Value, json};
 use super::{Commit, files::Content};
 use crate::source::Position;
 
+/// How long a lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// What stands before a line's checksum.
 const CHECK: &str = ",\"check\":";
 /// No line is longer: a list of some hundred thousand inputs.
@@ -183,12 +187,20 @@ impl Log {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(Error::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Log { path, file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::Invalid(format!("another process is writing {}", out.display())))
+        let began = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Log { path, file }),
+                // A killed process, or a child that this one is starting, has it for a moment more.
+                Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                    thread::sleep(PATIENCE / 20);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let fault = format!("another process is writing {}", out.display());
+                    return Err(Error::Invalid(fault));
+                }
+                Err(TryLockError::Error(e)) => return Err(Error::io("lock", path)(e)),
             }
-            Err(TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
         }
     }
 

@@ -52,7 +52,9 @@ impl Columns {
 
     /// Each name stands for one column.
     fn check_names(&self) -> Result<()> {
-        let added = self.added.iter().chain([&self.error]);
+        // A task may say itself what was wrong, by the name that rows' errors have.
+        let error = Some(&self.error).filter(|error| !self.added.contains(error));
+        let added = self.added.iter().chain(error);
         let names: Vec<&String> = self.keep.iter().flatten().chain(added).collect();
         for (i, name) in names.iter().enumerate() {
             if names[..i].contains(name) {

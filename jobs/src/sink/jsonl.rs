@@ -21,8 +21,12 @@ pub(super) fn answer(answer: &Answer, columns: &Columns, out: &mut Vec<u8>) {
         Ok(cells) => {
             columns.added().iter().zip(cells).for_each(|(name, value)| cell(name, value, out))
         }
+        Err(RowError { record: Some(cells), .. }) => {
+            columns.added().iter().zip(cells).for_each(|(name, value)| cell(name, value, out));
+        }
         Err(fault) => {
-            columns.added().iter().for_each(|name| null(name, out));
+            let others = columns.added().iter().filter(|name| *name != columns.error());
+            others.for_each(|name| null(name, out));
             error(fault, columns, out);
         }
     }
@@ -52,7 +56,8 @@ pub(super) fn failed(
             }
         }),
     }
-    columns.added().iter().filter(|name| !names.contains(name)).for_each(|name| null(name, out));
+    let is_left = |name: &&String| !names.contains(*name) && *name != columns.error();
+    columns.added().iter().filter(is_left).for_each(|name| null(name, out));
     error(fault, columns, out);
     out.extend_from_slice(b"}\n");
 }
