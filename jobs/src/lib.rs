@@ -11,5 +11,6 @@
 //! | [`task`] | what a job computes: the face between rows and models |
 
 pub mod row;
+pub mod sink;
 pub mod source;
 pub mod task;

@@ -1,6 +1,9 @@
 //! Rows in: files, or standard input, one row after the other. A row that can't be read is an error of
 //! that row; the file goes on behind it.
 
+#[cfg(feature = "parquet")]
+pub mod parquet;
+
 use pith::Result;
 
 use crate::row::{Row, RowError};

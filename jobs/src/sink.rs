@@ -1,0 +1,4 @@
+//! Rows out.
+
+#[cfg(feature = "parquet")]
+pub mod parquet;
