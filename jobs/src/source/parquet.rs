@@ -3,7 +3,8 @@
 //! | file | job |
 //! |---|---|
 //! | `thrift` | what must be known of a file before the `parquet` crate reads it |
-//! | `pages` | the pages of a row group, looked at before they are decompressed |
+//! | `claims` | what must be known of a page before the crate decodes it |
+//! | `pages` | the pages of a row group, looked at before they are decompressed and decoded |
 //! | `types` | types of columns |
 //! | `cells` | cells of columns |
 //! | `file` | rows of one file |
@@ -11,6 +12,7 @@
 //! What one page and some thousand rows hold is all that is in memory, whatever the file's length.
 
 mod cells;
+mod claims;
 mod file;
 mod pages;
 mod thrift;

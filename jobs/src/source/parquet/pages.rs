@@ -13,23 +13,28 @@ use flate2::bufread::MultiGzDecoder;
 use parquet::{
     arrow::arrow_reader::RowGroups,
     basic::Compression,
-    column::page::{PageIterator, PageReader},
+    column::page::{Page, PageIterator, PageMetadata, PageReader},
     errors::{ParquetError, Result},
     file::{
         metadata::{ParquetMetaData, RowGroupMetaData},
         reader::{ChunkReader, Length},
         serialized_reader::SerializedPageReader,
     },
+    schema::types::ColumnDescPtr,
 };
 
-use super::thrift;
+use super::{claims, thrift};
 
 /// The most bytes that a page decompresses to. Writers end a page at about 1 MB, or after some 1,000 rows.
 const MAX_PAGE: u64 = 512 << 20;
 
-/// What deflate and LZ4 make of a byte at most.
-const GZIP_RATIO: u64 = 1032;
+/// What codecs make of a byte at most: Zstandard makes a block of 128 KB of four.
+const SNAPPY_RATIO: u64 = 22;
 const LZ4_RATIO: u64 = 255;
+const GZIP_RATIO: u64 = 1032;
+const ZSTD_RATIO: u64 = 1 << 15;
+/// And of a few bytes more than that.
+const SLACK: u64 = 1 << 10;
 
 /// A row group of a file.
 pub(super) struct Group {
@@ -53,6 +58,7 @@ impl RowGroups for Group {
         let column = self.row_group().column(i);
         let chunk = Chunk { file: Arc::clone(&self.file), codec: column.compression() };
         let pages = SerializedPageReader::new(Arc::new(chunk), column, self.num_rows(), None)?;
+        let pages = Checked { pages, column: column.column_descr_ptr() };
         Ok(Box::new(Once(Some(Box::new(pages)))))
     }
 
@@ -77,6 +83,57 @@ impl Iterator for Once {
 }
 
 impl PageIterator for Once {}
+
+/// The pages of a column, each looked at before it is decoded.
+struct Checked {
+    pages: SerializedPageReader<Chunk>,
+    column: ColumnDescPtr,
+}
+
+impl Checked {
+    fn check(&self, page: Option<Page>) -> Result<Option<Page>> {
+        if let Some(page) = &page {
+            claims::check(page, &self.column, MAX_PAGE).map_err(fault)?;
+        }
+        Ok(page)
+    }
+}
+
+impl PageReader for Checked {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        self.check(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        self.pages.skip_next_page()
+    }
+
+    fn supports_deferred_dictionary(&self) -> bool {
+        self.pages.supports_deferred_dictionary()
+    }
+
+    fn take_deferred_dictionary(&mut self) -> Result<Option<Page>> {
+        let page = self.pages.take_deferred_dictionary()?;
+        self.check(page)
+    }
+
+    fn at_record_boundary(&mut self) -> Result<bool> {
+        self.pages.at_record_boundary()
+    }
+}
+
+impl Iterator for Checked {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
 
 /// A file as the crate reads the pages of one column from it.
 struct Chunk {
@@ -137,15 +194,22 @@ impl Header {
         let Some(page) = thrift::page(self.bytes.fill_buf()?) else {
             return wrong(format!("no page begins at byte {start}"));
         };
-        if page.plain_bytes > MAX_PAGE as i64 {
-            let bytes = page.plain_bytes;
-            return wrong(format!("a page of {bytes} bytes; at most {MAX_PAGE} are read"));
+        let ratio = match self.codec {
+            Compression::UNCOMPRESSED => 1,
+            Compression::SNAPPY => SNAPPY_RATIO,
+            Compression::LZ4 | Compression::LZ4_RAW => LZ4_RATIO,
+            Compression::GZIP(_) => GZIP_RATIO,
+            _ => ZSTD_RATIO,
+        };
+        let (plain, bytes) = (page.plain_bytes, page.bytes.max(0));
+        let limit = MAX_PAGE.min(ratio * bytes as u64 + SLACK);
+        if plain > limit as i64 {
+            return wrong(format!("a page of {plain} bytes in {bytes}; at most {limit} are read"));
         }
         // In a page of version 2 the compressed bytes begin somewhere inside, where nobody looks at them.
         let limit = MAX_PAGE / GZIP_RATIO;
         let is_gzip = matches!(self.codec, Compression::GZIP(_));
-        if is_gzip && page.kind == 3 && page.bytes > limit as i64 {
-            let bytes = page.bytes;
+        if is_gzip && page.kind == 3 && bytes > limit as i64 {
             return wrong(format!(
                 "a page of version 2 with {bytes} bytes of gzip; at most {limit} are read"
             ));

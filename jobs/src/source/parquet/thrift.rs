@@ -73,23 +73,30 @@ pub(super) fn page(bytes: &[u8]) -> Option<Page> {
 }
 
 /// The bytes that are left.
-struct Walk<'a> {
-    bytes: &'a [u8],
+pub(super) struct Walk<'a> {
+    pub bytes: &'a [u8],
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.bytes.split_first()?;
         self.bytes = rest;
         Some(*first)
     }
 
-    fn pass(&mut self, n: u64) -> Option<()> {
-        self.bytes = self.bytes.get(usize::try_from(n).ok()?..)?;
-        Some(())
+    /// The next `n` bytes.
+    pub fn take(&mut self, n: u64) -> Option<&'a [u8]> {
+        let (first, rest) = self.bytes.split_at_checked(usize::try_from(n).ok()?)?;
+        self.bytes = rest;
+        Some(first)
     }
 
-    fn number(&mut self) -> Option<u64> {
+    fn pass(&mut self, n: u64) -> Option<()> {
+        self.take(n).map(|_| ())
+    }
+
+    /// A number in groups of seven bits, the lowest first.
+    pub fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -101,7 +108,8 @@ impl Walk<'_> {
         None
     }
 
-    fn signed(&mut self) -> Option<i64> {
+    /// A number whose lowest bit is its sign.
+    pub fn signed(&mut self) -> Option<i64> {
         let number = self.number()?;
         Some((number >> 1) as i64 ^ -((number & 1) as i64))
     }
