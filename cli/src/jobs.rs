@@ -12,7 +12,7 @@ use pith::{
 };
 use pith_jobs::{
     engine::{self, Every, Job, Limits, Status, Summary, Target, Watch},
-    journal::Start,
+    journal::{Convert, Start},
     sink::{Choice, Output},
     source::{FileId, Format, Inputs, Position},
     task::Task,
@@ -171,13 +171,9 @@ impl<'a> Prepared<'a> {
         let output = self.output();
         let mut job = Job {
             open: Box::new(|from: Position| self.inputs.open(from)),
-            header: None,
+            header: self.inputs.columns()?,
             sizes: self.inputs.sizes()?,
-            choice: Choice {
-                keep: if self.is_bare { Some(Vec::new()) } else { self.rows.keep.clone() },
-                id: self.rows.id.clone(),
-                prefix: self.rows.prefix.clone(),
-            },
+            choice: self.choice(),
             output,
             target: self.target(task, output, &mut bar)?,
             fail_fast: self.rows.fail_fast,
@@ -222,8 +218,51 @@ impl Prepared<'_> {
             (_, true) => Start::Restart,
             _ => Start::Fresh,
         };
-        let fingerprint = self.fingerprint(task, output.name(), bar)?;
-        Ok(Target::File { path: path.clone(), start, fingerprint, convert: None })
+        let to_parquet = Format::of(path) == Format::Parquet;
+        let format = if to_parquet { Format::Parquet.name() } else { output.name() };
+        let convert = if to_parquet { Some(self.to_parquet(task)?) } else { None };
+        let fingerprint = self.fingerprint(task, format, bar)?;
+        Ok(Target::File { path: path.clone(), start, fingerprint, convert })
+    }
+
+    /// Makes a Parquet file of the rows when all are there.
+    #[cfg(feature = "parquet")]
+    fn to_parquet(&self, task: &dyn Task) -> Result<Box<Convert<'static>>> {
+        use pith_jobs::{sink::parquet, source};
+        let keep = self.choice().kept();
+        let typed = match self.inputs.format() {
+            Format::Parquet => source::parquet::columns(self.inputs.paths())?,
+            _ => None,
+        };
+        let kept = match (typed, keep) {
+            (Some(fields), None) => parquet::Kept::Typed(fields),
+            (Some(fields), Some(keep)) => parquet::Kept::Typed(
+                keep.iter().filter_map(|name| Some(fields.find(name)?.1.clone())).collect(),
+            ),
+            (None, Some(keep)) => parquet::Kept::Named(keep),
+            (None, None) => parquet::Kept::Found,
+        };
+        let prefix = self.rows.prefix.clone();
+        let mut added = task.columns();
+        added.iter_mut().for_each(|column| column.name.insert_str(0, &prefix));
+        Ok(Box::new(move |spool, out| {
+            parquet::write(spool, out, &kept, &added, &format!("{prefix}error"))
+        }))
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    fn to_parquet(&self, _: &dyn Task) -> Result<Box<Convert<'static>>> {
+        Err(Error::Unsupported(
+            "Parquet: this pith was built without it (feature `parquet`)".into(),
+        ))
+    }
+
+    fn choice(&self) -> Choice {
+        Choice {
+            keep: if self.is_bare { Some(Vec::new()) } else { self.rows.keep.clone() },
+            id: self.rows.id.clone(),
+            prefix: self.rows.prefix.clone(),
+        }
     }
 
     /// All that decides the output's bytes.

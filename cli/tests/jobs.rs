@@ -355,3 +355,92 @@ fn tables_come_out_as_tables() {
     let scored = ok(&["score", &model, &words, "--template", "A word: ", "--output-format", "csv"]);
     assert_eq!(scored.lines().count(), 4, "{scored}");
 }
+
+#[test]
+fn parquet_comes_out_and_goes_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let (input, parquet, again) =
+        (path(folder, "rows.jsonl"), path(folder, "o.parquet"), path(folder, "again.jsonl"));
+    write(&input, &rows(10));
+    let plain = ok(&["score", &model, &input]);
+    ok(&["score", &model, &input, "-o", &parquet]);
+    // Its rows are rows again: scored once more, beside the first scores.
+    ok(&["score", &model, &parquet, "--prefix", "new_", "-o", &again]);
+    for (line, first) in fs::read_to_string(&again).unwrap().lines().zip(plain.lines()) {
+        let (line, first): (Value, Value) =
+            (serde_json::from_str(line).unwrap(), serde_json::from_str(first).unwrap());
+        assert_eq!(line["id"], first["id"]);
+        for column in ["log_prob", "perplexity", "n_tokens"] {
+            assert_eq!(line[column], first[column], "{line}");
+            assert_eq!(line[format!("new_{column}")], first[column]);
+        }
+    }
+    let typed = path(folder, "typed.parquet");
+    ok(&["score", &model, &parquet, "--keep", "id", "-o", &typed]);
+    assert!(fs::metadata(&typed).unwrap().len() > 100);
+    ok(&["score", &model, &parquet, "--keep", "id", "-o", &typed, "--resume"]);
+}
+
+#[test]
+fn openais_batches_are_answered_in_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q8_0");
+    let (input, out) = (path(folder, "batch.jsonl"), path(folder, "answers.jsonl"));
+    let request = |id: &str, body: Value| json!({"custom_id": id, "method": "POST", "url": "/v1/completions", "body": body});
+    write(
+        &input,
+        &[
+            request(
+                "a",
+                json!({"model": "m", "prompt": "My lord", "max_tokens": 5, "temperature": 0}),
+            ),
+            request(
+                "b",
+                json!({"model": "m", "prompt": ["The King", "He"], "n": 2, "logprobs": 2, "seed": 1}),
+            ),
+            request("a", json!({"model": "m", "prompt": "again"})),
+            request("c", json!({"model": "m", "prompt": "x", "tools": []})),
+            json!({"custom_id": "d", "method": "POST", "url": "/v1/chat/completions",
+                   "body": {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}}),
+        ],
+    );
+    fs::write(&input, fs::read_to_string(&input).unwrap() + "no json\n").unwrap();
+    let output = pith(&["generate", &model, &input, "--openai", "-o", &out]);
+    assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<Value> = fs::read_to_string(&out)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let status: Vec<_> = lines.iter().map(|l| l["response"]["status_code"].as_u64()).collect();
+    assert_eq!(status, [Some(200), Some(200), Some(400), Some(400), Some(400), None]);
+    assert!(lines[..5].iter().all(|line| line["error"].is_null()));
+    assert!(lines[5]["error"].as_str().unwrap().starts_with("json"));
+    let b = &lines[1]["response"]["body"];
+    assert_eq!(b["choices"].as_array().unwrap().len(), 4);
+    // The token that was drawn is named too, where it is none of the two.
+    let top = &b["choices"][0]["logprobs"]["top_logprobs"][0];
+    assert!((2..=3).contains(&top.as_object().unwrap().len()), "{top}");
+    assert_eq!(lines[0]["response"]["body"]["usage"]["completion_tokens"], json!(5));
+    // The same text as a row's.
+    let rows = path(folder, "rows.jsonl");
+    write(&rows, &[json!({"text": "My lord"})]);
+    let row: Value =
+        serde_json::from_str(&ok(&["generate", &model, &rows, "-n", "5", "--temp", "0"])).unwrap();
+    assert_eq!(row["completion"], lines[0]["response"]["body"]["choices"][0]["text"]);
+    // A resumed job finds what was there before it.
+    let (again, first) = (path(folder, "again.jsonl"), fs::read(&out).unwrap());
+    let args =
+        ["generate", &model, &input, "--openai", "--resume", "--commit-every", "0", "-o", &again];
+    let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+    for wait in [200, 300, 5000] {
+        let mut child = command(&[]).args(&args).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    assert!(fs::read(&again).unwrap() == first);
+}

@@ -7,6 +7,8 @@
 mod columns;
 mod csv;
 mod jsonl;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 
 use pith::Result;
 

@@ -23,6 +23,9 @@ mod jsonl;
 mod lines;
 mod stream;
 
+#[cfg(feature = "parquet")]
+pub mod parquet;
+
 use pith::Result;
 
 pub use file_id::FileId;

@@ -38,12 +38,11 @@ fn objects(path: &str, was: &Map<String, Value>, is: &Map<String, Value>, list: 
 
 fn values(path: &str, was: Option<&Value>, is: Option<&Value>, list: &mut Vec<String>) {
     match (was, is) {
-        (Some(Value::Object(was)), Some(Value::Object(is))) if is_file(was) && is_file(is) => {
-            if was["sha256"] != is["sha256"] {
-                list.push(format!("{path} was {}, is {}", file(was), file(is)));
-            }
-        }
-        (Some(Value::Object(was)), Some(Value::Object(is))) => objects(path, was, is, list),
+        (Some(Value::Object(was)), Some(Value::Object(is))) => match is_file(was) && is_file(is) {
+            false => objects(path, was, is, list),
+            true if was["sha256"] == is["sha256"] => {}
+            true => list.push(format!("{path} was {}, is {}", file(was), file(is))),
+        },
         (Some(Value::Array(was)), Some(Value::Array(is))) if was.len() == is.len() => {
             for (i, (was, is)) in was.iter().zip(is).enumerate() {
                 values(&format!("{path}[{i}]"), Some(was), Some(is), list);

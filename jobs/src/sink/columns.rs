@@ -18,6 +18,22 @@ pub struct Choice {
     pub prefix: String,
 }
 
+impl Choice {
+    /// The columns of the input that the output has, in order; `None` is all.
+    pub fn kept(&self) -> Option<Vec<String>> {
+        let mut kept: Option<Vec<String>> = self.id.clone().map(|id| vec![id]);
+        for name in self.keep.iter().flatten() {
+            if Some(name) != self.id.as_ref() {
+                kept.get_or_insert_default().push(name.clone());
+            }
+        }
+        if self.keep.is_some() {
+            kept.get_or_insert_default(); // an empty list keeps nothing
+        }
+        kept
+    }
+}
+
 /// The columns of the output.
 #[derive(Debug)]
 pub struct Columns {
@@ -36,15 +52,7 @@ impl Columns {
         let added: Vec<String> =
             task.iter().map(|column| format!("{}{}", choice.prefix, column.name)).collect();
         let error = format!("{}error", choice.prefix);
-        let mut keep: Option<Vec<String>> = choice.id.clone().map(|id| vec![id]);
-        for name in choice.keep.iter().flatten() {
-            if Some(name) != choice.id.as_ref() {
-                keep.get_or_insert_default().push(name.clone());
-            }
-        }
-        if choice.keep.is_some() {
-            keep.get_or_insert_default(); // an empty list keeps nothing
-        }
+        let keep = choice.kept();
         let columns = Columns { keep, id: choice.id.clone(), added, error };
         columns.check_names()?;
         Ok(columns)

@@ -61,6 +61,11 @@ impl Csv {
         self.stream = stream;
     }
 
+    /// The names of its columns.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     fn read_names(&mut self) -> Result<()> {
         self.skip_empty_lines()?;
         if self.stream.peek()?.is_empty() {

@@ -90,6 +90,14 @@ impl Rows for Files {
     }
 }
 
+/// The names of a CSV or TSV file's columns.
+pub(super) fn csv_names(path: &Path, format: Format) -> Result<Vec<String>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let stream = Stream::new(path, Box::new(file))?;
+    let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
+    Ok(Csv::new(stream, delimiter, MAX_ROW)?.names().to_vec())
+}
+
 fn open(path: &Path, format: Format, spot: Spot) -> Result<Open> {
     let start = Stream::new(path, Box::new(File::open(path).map_err(Error::io("open", path))?))?;
     let rest = (spot != Spot::default()).then(|| Stream::at(path, spot)).transpose()?;

@@ -13,6 +13,7 @@ use super::{
     FileId, Format, Position, Rows,
     files::{self, Files},
     format::extension,
+    lines,
 };
 
 /// As a shell does: `*` leaves out names that begin with a dot.
@@ -122,16 +123,36 @@ impl Inputs {
         self.paths.iter().map(|path| FileId::of(path, progress)).collect()
     }
 
-    /// How far the offsets of each file go, for a progress bar; empty for what can't be read twice.
+    /// How far the offsets of each file go, for a progress bar; empty where that isn't known.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; those of a Parquet file.
     pub fn sizes(&self) -> Result<Vec<u64>> {
-        let size = |path: &PathBuf| {
-            fs::metadata(path).map(|file| file.len()).map_err(Error::io("open", path))
+        let size = |path: &PathBuf| match self.format {
+            Format::Parquet => n_parquet_rows(path),
+            _ => fs::metadata(path).map(|file| file.len()).map_err(Error::io("open", path)),
         };
         let paths = if self.is_resumable { &self.paths[..] } else { &[] };
         paths.iter().map(size).collect()
+    }
+
+    /// The columns that the files name before their rows; `None` where they don't, or not the same.
+    ///
+    /// # Errors
+    /// What is wrong with the names; the system's.
+    pub fn columns(&self) -> Result<Option<Vec<String>>> {
+        match self.format {
+            _ if !self.is_resumable => Ok(None),
+            Format::Jsonl => Ok(None),
+            Format::Lines => Ok(Some(vec![lines::COLUMN.to_owned()])),
+            Format::Csv | Format::Tsv => {
+                let names = |path: &PathBuf| files::csv_names(path, self.format);
+                let mut all = self.paths.iter().map(names).collect::<Result<Vec<_>>>()?;
+                all.dedup();
+                Ok(if all.len() == 1 { all.pop() } else { None })
+            }
+            Format::Parquet => parquet_columns(&self.paths),
+        }
     }
 
     /// The rows from a place on that an earlier reader of the same files came to; all of them from
@@ -145,8 +166,7 @@ impl Inputs {
             self.check_resumable()?;
         }
         if self.format == Format::Parquet {
-            let what = "Parquet: this pith was built without it (feature `parquet`)";
-            return Err(Error::Unsupported(what.to_owned()));
+            return parquet_rows(self.paths.clone(), from);
         }
         if self.is_stdin() {
             return files::stdin(self.format);
@@ -159,6 +179,47 @@ impl Inputs {
             return Ok(());
         }
         invalid("standard input, pipes and devices can't be read twice; save them as a file first")
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_rows(paths: Vec<PathBuf>, from: Position) -> Result<Box<dyn Rows>> {
+    Ok(Box::new(super::parquet::ParquetRows::new(paths, from)?))
+}
+
+#[cfg(feature = "parquet")]
+fn n_parquet_rows(path: &Path) -> Result<u64> {
+    Ok(super::parquet::ParquetFile::open(path, 0)?.n_rows())
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_columns(paths: &[PathBuf]) -> Result<Option<Vec<String>>> {
+    let columns = super::parquet::columns(paths)?;
+    Ok(columns.map(|fields| fields.iter().map(|field| field.name().clone()).collect()))
+}
+
+#[cfg(not(feature = "parquet"))]
+use without_parquet::{n_parquet_rows, parquet_columns, parquet_rows};
+
+#[cfg(not(feature = "parquet"))]
+mod without_parquet {
+    use super::{Error, Path, PathBuf, Position, Result, Rows};
+
+    fn refused<T>() -> Result<T> {
+        let what = "Parquet: this pith was built without it (feature `parquet`)";
+        Err(Error::Unsupported(what.to_owned()))
+    }
+
+    pub(super) fn parquet_rows(_: Vec<PathBuf>, _: Position) -> Result<Box<dyn Rows>> {
+        refused()
+    }
+
+    pub(super) fn n_parquet_rows(_: &Path) -> Result<u64> {
+        refused()
+    }
+
+    pub(super) fn parquet_columns(_: &[PathBuf]) -> Result<Option<Vec<String>>> {
+        refused()
     }
 }
 

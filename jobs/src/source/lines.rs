@@ -4,7 +4,7 @@
 use crate::row::{Cell, Row, RowError};
 
 /// The column's name.
-const COLUMN: &str = "text";
+pub(super) const COLUMN: &str = "text";
 
 /// What a line says; `None` for an empty one.
 pub(crate) fn row(line: &[u8]) -> Option<Result<Row, RowError>> {
