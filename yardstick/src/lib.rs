@@ -14,6 +14,7 @@
 //! | [`products`] | the products that `ops` times |
 //! | [`ours`], [`mul_mat`], [`untiled`] | pith's side of a product, and ggml's, with and without tiles |
 //! | [`llama`] | models and contexts of llama.cpp |
+//! | [`rows`], [`packed`] | texts as rows of ids; many sequences at once in llama.cpp |
 //! | [`score`] | logits to log-probabilities, top-1 ids and perplexity, whoever made them |
 //! | [`speed`] | tokens per second of whoever runs a model |
 
@@ -26,10 +27,12 @@ pub mod llama;
 pub mod machine;
 pub mod mul_mat;
 pub mod ours;
+pub mod packed;
 pub mod pool;
 pub mod process;
 pub mod products;
 pub mod results;
+pub mod rows;
 pub mod score;
 pub mod speed;
 pub mod stats;

@@ -90,6 +90,14 @@ impl Model {
         if wanted { bos.try_into().ok() } else { None }
     }
 
+    /// Whether a token ends a text.
+    pub fn is_eog(&self, id: u32) -> bool {
+        let n_vocab = self.n_vocab();
+        // SAFETY: the vocabulary is valid for as long as self, and the id is one of it.
+        (id as usize) < n_vocab
+            && unsafe { sys::llama_vocab_is_eog(self.vocab.as_ptr(), id as i32) }
+    }
+
     /// Text to ids. `add_special` adds what the model wants around a text (BOS);
     /// `parse_special` reads special tokens in the text as such.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
@@ -146,26 +154,50 @@ impl Model {
         n_ctx: usize,
         n_threads: usize,
     ) -> Result<Context<'_>> {
-        let fault = || format!("{n_seq} sequences of {n_ctx} tokens with {n_threads} threads");
+        let n_batch = n_ctx.max(n_seq);
+        // n_ubatch stays at llama.cpp's default of 512, as its own measurements have it.
+        let cells = Cells::Apart;
+        self.context_of(&Setup {
+            n_seq,
+            n_ctx,
+            cells,
+            n_batch,
+            n_ubatch: 512,
+            flash: None,
+            n_threads,
+        })
+    }
+
+    /// A context, with a pool of threads of its own.
+    pub fn context_of(&self, setup: &Setup) -> Result<Context<'_>> {
+        let Setup { n_seq, n_ctx, cells, n_batch, n_ubatch, flash, n_threads } = *setup;
+        let fault = || format!("llama.cpp cannot make a context: {setup:?}");
         let number = |n: usize| u32::try_from(n).ok().filter(|&n| n > 0).ok_or_else(fault);
         // llama.cpp rounds each sequence's part up to 256 itself, but not the whole.
-        let n_all = number(n_seq.saturating_mul(n_ctx.next_multiple_of(256)))?;
+        let n_all = match cells {
+            Cells::Apart => n_seq.saturating_mul(n_ctx.next_multiple_of(256)),
+            Cells::Shared(n) => n.next_multiple_of(256),
+        };
         let n_threads = i32::try_from(number(n_threads)?).map_err(|_| fault())?;
         let pool = Pool::new(n_threads as usize)?;
         // SAFETY: returns plain data.
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = n_all;
-        params.n_batch = number(n_ctx.max(n_seq))?;
-        // n_ubatch stays at llama.cpp's default of 512, as its own measurements have it.
-        params.n_ubatch = params.n_ubatch.min(params.n_batch);
+        params.n_ctx = number(n_all)?;
+        params.n_batch = number(n_batch)?;
+        params.n_ubatch = number(n_ubatch.min(n_batch))?;
         params.n_seq_max = number(n_seq)?;
+        params.kv_unified = matches!(cells, Cells::Shared(_));
+        params.flash_attn_type = match flash {
+            None => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            Some(true) => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            Some(false) => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        };
         params.n_threads = n_threads;
         params.n_threads_batch = n_threads;
         params.no_perf = true;
         // SAFETY: the model is valid and outlives the context, as `Context` borrows it.
         let context = unsafe { sys::llama_init_from_model(self.model.as_ptr(), params) };
-        let context =
-            NonNull::new(context).ok_or_else(|| "llama.cpp cannot make a context".to_string())?;
+        let context = NonNull::new(context).ok_or_else(fault)?;
         // SAFETY: both are valid; the pool outlives the context, as `Context` frees it last.
         unsafe {
             sys::llama_attach_threadpool(context.as_ptr(), pool.as_ptr(), std::ptr::null_mut());
@@ -222,6 +254,34 @@ pub fn quantize(source: &Path, target: &Path, of: FileType, n_threads: usize) ->
         0 => Ok(()),
         status => Err(format!("llama.cpp cannot quantize {}: {status}", source.display())),
     }
+}
+
+/// What a context is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Sequences.
+    pub n_seq: usize,
+    /// Tokens that a sequence can hold.
+    pub n_ctx: usize,
+    /// How the cache is divided.
+    pub cells: Cells,
+    /// Most tokens of a call.
+    pub n_batch: usize,
+    /// Most tokens of a step, of which a call makes as many as it needs.
+    pub n_ubatch: usize,
+    /// Whether attention is fused; `None` where llama.cpp chooses so.
+    pub flash: Option<bool>,
+    /// Threads.
+    pub n_threads: usize,
+}
+
+/// How a cache is divided among sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cells {
+    /// Each sequence has its part; a step has as many tokens of each that it has any of.
+    Apart,
+    /// So many for all, and what sequences share is there once; each token is multiplied with all.
+    Shared(usize),
 }
 
 /// For which tokens of a batch to compute logits.
@@ -316,6 +376,20 @@ impl<'m> Context<'m> {
         if done { Ok(()) } else { Err("llama.cpp cannot truncate its cache".to_string()) }
     }
 
+    /// Makes a sequence, which holds nothing, one of what another holds.
+    pub fn copy(&mut self, from: usize, to: usize) -> Result<()> {
+        let number = |n: usize| i32::try_from(n).map_err(|e| e.to_string());
+        let (from_id, to_id) = (number(from)?, number(to)?);
+        assert!(from.max(to) < self.n_seq(), "sequences {from} and {to} of {}", self.n_seq());
+        // SAFETY: the context is valid; both are its sequences.
+        unsafe {
+            let memory = sys::llama_get_memory(self.context.as_ptr());
+            sys::llama_memory_seq_cp(memory, from_id, to_id, -1, -1);
+        }
+        self.n_past[to] = self.n_past[from];
+        Ok(())
+    }
+
     /// Appends `ids` to sequence 0 in one call; returns the logits asked for,
     /// `[n_ids or 1, n_vocab]`.
     pub fn decode(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
@@ -326,7 +400,17 @@ impl<'m> Context<'m> {
     /// Appends ids to sequences in one call, each given as its sequence and itself; returns the
     /// logits asked for, `[n_tokens or 1, n_vocab]`.
     pub fn decode_batch(&mut self, tokens: &[(usize, u32)], logits: Logits) -> Result<&[f32]> {
+        let mut wanted = vec![logits == Logits::All; tokens.len()];
+        *wanted.last_mut().ok_or("no tokens")? = true;
+        self.decode_wanted(tokens, &wanted)
+    }
+
+    /// As [`Context::decode_batch`]; says of each token whether its logits are wanted, as some are.
+    pub fn decode_wanted(&mut self, tokens: &[(usize, u32)], wanted: &[bool]) -> Result<&[f32]> {
         let n = tokens.len();
+        if n != wanted.len() || !wanted.contains(&true) {
+            return Err(format!("{n} tokens, {} words on them", wanted.len()));
+        }
         let mut n_past = self.n_past.clone();
         let mut ids: Vec<sys::llama_token> = Vec::with_capacity(n);
         let mut positions: Vec<sys::llama_pos> = Vec::with_capacity(n);
@@ -346,8 +430,7 @@ impl<'m> Context<'m> {
         let mut n_seq_ids = vec![1; n];
         let mut seq_ids: Vec<*mut sys::llama_seq_id> =
             sequences.iter_mut().map(|seq| &raw mut *seq).collect();
-        let mut wanted = vec![i8::from(logits == Logits::All); n];
-        *wanted.last_mut().ok_or("no tokens")? = 1;
+        let mut flags: Vec<i8> = wanted.iter().map(|&wanted| i8::from(wanted)).collect();
         let batch = sys::llama_batch {
             n_tokens: n as i32,
             token: ids.as_mut_ptr(),
@@ -355,7 +438,7 @@ impl<'m> Context<'m> {
             pos: positions.as_mut_ptr(),
             n_seq_id: n_seq_ids.as_mut_ptr(),
             seq_id: seq_ids.as_mut_ptr(),
-            logits: wanted.as_mut_ptr(),
+            logits: flags.as_mut_ptr(),
         };
         // SAFETY: every array of the batch has n_tokens entries and outlives the call; ids are
         // below n_vocab and positions fit the context, both checked above.
@@ -364,7 +447,7 @@ impl<'m> Context<'m> {
             return Err(format!("llama_decode: {status}"));
         }
         self.n_past = n_past;
-        let n_logits = if logits == Logits::All { n } else { 1 };
+        let n_logits = wanted.iter().filter(|&&wanted| wanted).count();
         // SAFETY: the context is valid; this waits for the step to finish.
         let pointer = unsafe { sys::llama_get_logits(self.context.as_ptr()) };
         if pointer.is_null() {
