@@ -307,6 +307,25 @@ fn hostile_files() {
     assert_memory(400 << 20);
 }
 
+/// Fewer repetition levels than values, where rows are passed over: the crate would look for the rest
+/// without end.
+#[test]
+fn levels_that_are_not_there() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let sound = fs::read(parquet("few_none")).unwrap();
+    // The levels of `words` in the first row group: four in a run of packed ones.
+    let levels = [2, 0, 0, 0, 3, 4];
+    let at = sound.windows(6).position(|bytes| bytes == levels).unwrap();
+    let mut bytes = sound.clone();
+    bytes[at + 4..at + 6].copy_from_slice(&[2, 0]); // one in a run of equal ones
+    fs::write(&path, bytes).unwrap();
+    for from in 0..3 {
+        let error = read(&path, from).unwrap_err().to_string();
+        assert!(error.contains("with fewer levels"), "{error}");
+    }
+}
+
 /// This process has never held more memory than this.
 fn assert_memory(most: u64) {
     let Ok(status) = fs::read_to_string("/proc/self/status") else { return };
