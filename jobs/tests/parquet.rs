@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::{Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -101,7 +102,8 @@ fn rows_from_any_place() {
 fn files_follow_each_other() {
     let paths = vec![parquet("few_zstd"), parquet("empty"), parquet("few_none")];
     let rows = |from| {
-        let mut rows = ParquetRows::new(paths.clone(), from).unwrap();
+        let mut rows: Box<dyn Rows + Send> =
+            Box::new(ParquetRows::new(paths.clone(), from).unwrap());
         let mut lines = Vec::new();
         while let Some(line) = rows.next().unwrap() {
             lines.push(line);
@@ -173,6 +175,8 @@ fn what_is_refused() {
     assert!(with(&|bytes| bytes.truncate(n - 1)).contains("begin and end with PAR1"));
     let error = fault(&parquet("map"));
     assert!(error.contains("column \"m\" holds maps whose keys aren't text"), "{error}");
+    let error = fault(&parquet("brotli"));
+    assert!(error.contains("column a is compressed with BROTLI"), "{error}");
     assert!(matches!(ParquetFile::open(Path::new("/nowhere/x"), 0), Err(Error::Io { .. })));
 }
 
@@ -272,12 +276,16 @@ fn our_row_groups_are_read_from_any_place() {
 fn hostile_files() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("x.parquet");
+    let mut file = fs::File::create(&path).unwrap();
     let mut outcomes = [0, 0];
     let mut try_out = |bytes: &[u8]| {
-        fs::write(&path, bytes).unwrap();
+        // Written over: a file that is emptied first, some file systems bring to the disk.
+        file.rewind().unwrap();
+        file.write_all(bytes).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
         outcomes[usize::from(read(&path, 0).is_ok())] += 1;
     };
-    for name in ["few_v2", "few_gzip", "few_lz4", "int96", "dictionary"] {
+    for name in ["few_v2", "int96", "dictionary"] {
         let sound = fs::read(parquet(name)).unwrap();
         for end in 0..sound.len() {
             try_out(&sound[..end]);
@@ -295,8 +303,27 @@ fn hostile_files() {
         }
     }
     let [faults, sound] = outcomes;
-    assert!(faults > 6000 && sound > 500, "{outcomes:?}");
+    assert!(faults > 4000 && sound > 500, "{outcomes:?}");
     assert_memory(400 << 20);
+}
+
+/// Fewer repetition levels than values, where rows are passed over: the crate would look for the rest
+/// without end.
+#[test]
+fn levels_that_are_not_there() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let sound = fs::read(parquet("few_none")).unwrap();
+    // The levels of `words` in the first row group: four in a run of packed ones.
+    let levels = [2, 0, 0, 0, 3, 4];
+    let at = sound.windows(6).position(|bytes| bytes == levels).unwrap();
+    let mut bytes = sound.clone();
+    bytes[at + 4..at + 6].copy_from_slice(&[2, 0]); // one in a run of equal ones
+    fs::write(&path, bytes).unwrap();
+    for from in 0..3 {
+        let error = read(&path, from).unwrap_err().to_string();
+        assert!(error.contains("with fewer levels"), "{error}");
+    }
 }
 
 /// This process has never held more memory than this.

@@ -170,6 +170,7 @@ def fixtures(folder):
     bomb = pa.table({"text": pa.array(["x" * 300_000] * 3000).dictionary_encode()})
     pq.write_table(bomb, folder / "dictionary.parquet.bin", compression="zstd")
     pq.write_table(pa.table({"m": pa.array([[(1, 2)]], pa.map_(pa.int32(), pa.int32()))}), folder / "map.parquet.bin")
+    pq.write_table(pa.table({"a": [1]}), folder / "brotli.parquet.bin", compression="brotli", store_schema=False)
     pq.write_table(few.slice(0, 0), folder / "empty.parquet.bin")
 
 

@@ -1,5 +1,6 @@
 //! What a decompressed page says of its values: how many a dictionary has, and how many and how long those
-//! of the delta encodings are, for the `parquet` crate allocates what it is told.
+//! of the delta encodings are, for the `parquet` crate allocates what it is told; and that there are
+//! levels for all of them, for it would look for more without end.
 //!
 //! The encodings: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
 
@@ -35,14 +36,28 @@ pub(super) fn check(page: &Page, column: &ColumnDescriptor, limit: u64) -> Resul
             let n_lists = match encoding {
                 Encoding::DELTA_BYTE_ARRAY => 2,
                 Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BINARY_PACKED => 1,
-                _ => return Ok(()),
+                _ => 0,
             };
+            if n_lists == 0 && column.max_rep_level() == 0 {
+                return Ok(());
+            }
+            let Some((repetition, values)) = parts(page, column) else {
+                return Err("a page that ends in its levels".to_owned());
+            };
+            if let Some(levels) = repetition {
+                n_levels(levels, width(column.max_rep_level()))
+                    .filter(|n_levels| *n_levels >= n)
+                    .ok_or_else(|| format!("a page of {n} values with fewer levels"))?;
+            }
+            if n_lists == 0 {
+                return Ok(());
+            }
             if n > MAX_DELTAS {
                 return Err(format!(
                     "a page of {n} values in {encoding}; at most {MAX_DELTAS} are read"
                 ));
             }
-            match values(page, column).and_then(|bytes| deltas(bytes, n_lists, n)) {
+            match deltas(values, n_lists, n) {
                 Some(bytes) if bytes <= limit => Ok(()),
                 Some(bytes) => {
                     Err(format!("a page of {bytes} bytes in {encoding}; at most {limit} are read"))
@@ -53,33 +68,67 @@ pub(super) fn check(page: &Page, column: &ColumnDescriptor, limit: u64) -> Resul
     }
 }
 
-/// The bytes of a data page behind its levels.
-fn values<'p>(page: &'p Page, column: &ColumnDescriptor) -> Option<&'p [u8]> {
+/// The repetition levels of a data page, if it has such and they are in runs, and its values.
+fn parts<'p>(page: &'p Page, column: &ColumnDescriptor) -> Option<(Option<&'p [u8]>, &'p [u8])> {
+    let (repetition, definition) = (column.max_rep_level(), column.max_def_level());
     match page {
         Page::DataPage { buf, rep_level_encoding, def_level_encoding, num_values, .. } => {
-            let mut bytes = &buf[..];
-            let repetition = (column.max_rep_level(), rep_level_encoding);
-            for (most, encoding) in [repetition, (column.max_def_level(), def_level_encoding)] {
+            let (mut bytes, mut runs) = (&buf[..], None);
+            for (most, encoding) in
+                [(repetition, rep_level_encoding), (definition, def_level_encoding)]
+            {
+                if most == 0 {
+                    continue;
+                }
                 let n = match encoding {
-                    _ if most == 0 => continue,
                     Encoding::RLE => {
                         let (n, rest) = bytes.split_first_chunk()?;
                         bytes = rest;
                         u64::from(u32::from_le_bytes(*n))
                     }
-                    _ => {
-                        (u64::from(*num_values) * u64::from(16 - most.leading_zeros())).div_ceil(8)
-                    }
+                    _ => (u64::from(*num_values) * width(most)).div_ceil(8),
                 };
-                bytes = bytes.get(usize::try_from(n).ok()?..)?;
+                let (levels, rest) = bytes.split_at_checked(usize::try_from(n).ok()?)?;
+                bytes = rest;
+                // Those of repetition come first.
+                if *encoding == Encoding::RLE && repetition > 0 && runs.is_none() {
+                    runs = Some(levels);
+                }
             }
-            Some(bytes)
+            Some((runs.filter(|_| *rep_level_encoding == Encoding::RLE), bytes))
         }
         Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
-            buf.get(*def_levels_byte_len as usize..)?.get(*rep_levels_byte_len as usize..)
+            let (runs, rest) = buf.split_at_checked(*rep_levels_byte_len as usize)?;
+            let values = rest.get(*def_levels_byte_len as usize..)?;
+            Some(((repetition > 0).then_some(runs), values))
         }
         Page::DictionaryPage { .. } => None,
     }
+}
+
+/// The bits of a level.
+fn width(most: i16) -> u64 {
+    u64::from(16 - most.leading_zeros())
+}
+
+/// How many levels runs hold: of one level, or of eight times as many levels as there are bytes for a bit of each.
+fn n_levels(bytes: &[u8], width: u64) -> Option<u64> {
+    let (mut walk, mut n) = (Walk { bytes }, 0u64);
+    while !walk.bytes.is_empty() {
+        let head = walk.number()?;
+        let (bytes, levels) = match head & 1 {
+            0 => (width.div_ceil(8), head >> 1),
+            _ => ((head >> 1).checked_mul(width)?, (head >> 1).checked_mul(8)?),
+        };
+        // The last run may be cut where its levels end.
+        if bytes > walk.bytes.len() as u64 {
+            let left = 8 * walk.bytes.len() as u64 / width;
+            return n.checked_add(if head & 1 == 0 { 0 } else { left.min(levels) });
+        }
+        walk.take(bytes)?;
+        n = n.checked_add(levels)?;
+    }
+    Some(n)
 }
 
 /// Walks over lists of packed deltas, none longer than `most`. The first of two says how many bytes each
@@ -139,6 +188,16 @@ fn bits(bytes: &[u8], at: u64, width: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_are_counted() {
+        // ten of one level, 16 packed ones of 2 bits
+        let bytes = [20, 1, 5, 0, 0, 0, 0];
+        assert_eq!(n_levels(&bytes, 2), Some(26));
+        assert_eq!(n_levels(&bytes[..5], 2), Some(18), "cut in the packed ones");
+        assert_eq!(n_levels(&bytes[..1], 2), Some(0));
+        assert_eq!(n_levels(&[], 2), Some(0));
+    }
 
     #[test]
     fn shared_bytes_are_summed() {

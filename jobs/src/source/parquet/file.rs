@@ -18,6 +18,7 @@ use parquet::{
         arrow_reader::{ParquetRecordBatchReader, RowSelection, RowSelector},
         parquet_to_arrow_field_levels,
     },
+    basic::Compression,
     file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
 };
 use pith::{Error, Result};
@@ -314,6 +315,12 @@ fn check(metadata: &ParquetMetaData, length: u64, name: &str) -> Result<()> {
                     "{name}: column {column} lies in another file"
                 )));
             }
+            if !has_codec(chunk.compression()) {
+                let codec = chunk.compression();
+                return Err(Error::Unsupported(format!(
+                    "{name}: column {column} is compressed with {codec}; write it again with zstd"
+                )));
+            }
             let (values, rows) = (chunk.num_values(), group.num_rows());
             if values < 0 || chunk.column_descr().max_rep_level() == 0 && values != rows {
                 return Err(wrong(format!("column {column}: {values} values in {rows} rows")));
@@ -321,6 +328,18 @@ fn check(metadata: &ParquetMetaData, length: u64, name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn has_codec(codec: Compression) -> bool {
+    match codec {
+        Compression::UNCOMPRESSED
+        | Compression::SNAPPY
+        | Compression::GZIP(_)
+        | Compression::LZ4
+        | Compression::LZ4_RAW
+        | Compression::ZSTD(_) => true,
+        Compression::BROTLI(_) | Compression::LZO => false,
+    }
 }
 
 /// Calls the `parquet` crate, which may panic where a file is broken.
