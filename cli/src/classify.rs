@@ -138,6 +138,8 @@ pub fn run(args: &Args) -> Result<End> {
         }
         (is_head, _) => {
             let prepared = Prepared::new("classify", &args.model, &args.rows, &args.place)?;
+            // As for texts of the command line: the same labels to the last bit.
+            let prepared = if is_head { prepared.with_cache(cache::Type::F32) } else { prepared };
             let session = prepared.session(&model)?;
             match is_head {
                 true => prepared.run(&mut head(args, &model, &session)?),

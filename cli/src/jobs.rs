@@ -7,7 +7,7 @@ use std::{
 };
 
 use pith::{
-    Error, Model, Result, batch,
+    Error, Model, Result, batch, cache,
     session::{self, Session},
 };
 use pith_jobs::{
@@ -99,6 +99,8 @@ pub struct Prepared<'a> {
     name: &'static str,
     model_path: &'a PathBuf,
     inputs: Inputs,
+    /// How keys and values are kept.
+    cache: cache::Type,
     /// Whether a row's record is the task's columns alone.
     is_bare: bool,
 }
@@ -117,7 +119,13 @@ impl<'a> Prepared<'a> {
                 "--resume wants inputs that can be read again: files, no pipe and no standard input".into(),
             ));
         }
-        Ok(Prepared { rows, place, name, model_path, inputs, is_bare: false })
+        let cache = place.cache_type.unwrap_or(cache::Type::F16);
+        Ok(Prepared { rows, place, name, model_path, inputs, cache, is_bare: false })
+    }
+
+    /// The same, with another way to keep keys and values where none was asked for.
+    pub fn with_cache(self, cache: cache::Type) -> Prepared<'a> {
+        Prepared { cache: self.place.cache_type.unwrap_or(cache), ..self }
     }
 
     /// The same, for a task whose columns are all that a record has, as JSON lines.
@@ -143,6 +151,7 @@ impl<'a> Prepared<'a> {
         let options = session::Options {
             n_seq: self.rows.sequences,
             n_batch: self.rows.batch,
+            cache: self.cache,
             ..self.place.options()?
         };
         let Some(limit) = options.max_memory else { return Ok(options) };
@@ -307,8 +316,7 @@ impl Prepared<'_> {
         all.insert("id".into(), self.rows.id.clone().into());
         all.insert("prefix".into(), self.rows.prefix.clone().into());
         all.insert("ctx".into(), self.place.ctx.into());
-        let cache = self.place.options()?.cache.name();
-        all.insert("cache_type".into(), cache.into());
+        all.insert("cache_type".into(), self.cache.name().into());
         all.insert("options".into(), task.options().into());
         Ok(all)
     }

@@ -71,33 +71,39 @@ fn a_text_gets_pytorchs_labels_and_probabilities() {
 }
 
 #[test]
-fn texts_come_from_arguments_lines_of_a_file_and_of_standard_input() {
+fn texts_come_from_arguments_rows_of_a_file_and_of_standard_input() {
     let folder = folder();
     let (model, _) = converted(folder.path(), "heads/gpt2-sequence");
     let lines = folder.path().join("lines.txt");
     std::fs::write(&lines, "one text\r\nanother\n").unwrap();
-    let file = stdout(&["classify", &model, "--file", lines.to_str().unwrap()]);
+    let file = stdout(&["classify", &model, lines.to_str().unwrap()]);
     let arguments = ["classify", &model, "--text", "one text", "--text", "another"];
-    assert_eq!(file, stdout(&arguments));
+    let text = stdout(&arguments);
     assert_eq!(
-        file.lines().filter(|line| line.contains("  0.") || line.contains("  1.")).count(),
+        text.lines().filter(|line| line.contains("  0.") || line.contains("  1.")).count(),
         6
     );
+    let objects = |text: &str| -> Vec<Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (rows, said) = (objects(&file), objects(&stdout(&[&arguments[..], &["--json"]].concat())));
+    for (row, said) in rows.iter().zip(&said) {
+        assert_eq!((&row["label"], &row["labels"]), (&said["label"], &said["labels"]));
+        assert_eq!(row["probability"], said["labels"][0]["probability"]);
+    }
     let mut child = Command::new(env!("CARGO_BIN_EXE_pith"))
-        .args(["classify", &model, "-", "--json"])
+        .args(["classify", &model, "-", "--format", "lines"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"one text\nanother\n").unwrap();
     let output = child.wait_with_output().unwrap();
-    let objects: Vec<Value> =
-        output.stdout.split(|&b| b == b'\n').flat_map(serde_json::from_slice).collect();
-    assert_eq!(objects.len(), 2);
-    assert_eq!(objects[1]["text"], "another");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), file);
+    assert_eq!(rows[1]["text"], "another");
     let top = stdout(&[&arguments[..4], &["--top", "1"]].concat());
     assert_eq!(top.lines().count(), 1);
-    let best = objects[0]["label"].as_str().unwrap();
+    let best = rows[0]["label"].as_str().unwrap();
     assert!(top.starts_with(best), "{top}");
 }
 
@@ -152,10 +158,11 @@ fn what_makes_no_sense_has_its_exit_code() {
     let folder = folder();
     let (model, _) = converted(folder.path(), "heads/gpt2-sequence");
     assert_eq!(refused(&["classify", &model]).0, 2);
-    assert_eq!(refused(&["classify", &model, "--text", "x", "--file", "y"]).0, 2);
+    assert_eq!(refused(&["classify", &model, "y.txt", "--text", "x"]).0, 2);
+    assert_eq!(refused(&["classify", &model, "--text", "x", "--labels", "a,b"]).0, 2);
     let (code, said) = refused(&["classify", &model, "--text", ""]);
     assert!(code == 2 && said.contains("text 1 is empty"), "{said}");
-    assert_eq!(refused(&["classify", &model, "--file", "/nonexistent/lines.txt"]).0, 4);
+    assert_eq!(refused(&["classify", &model, "/nonexistent/lines.txt"]).0, 4);
     let long = "x".repeat(65);
     assert_eq!(refused(&["classify", &model, "--text", &long]).0, 5);
 }

@@ -78,7 +78,7 @@ impl<'m> Classify<'m> {
         match (self.head.kind(), answers) {
             (ClassifierKind::Sequence, [said, ..]) => {
                 let best = said.best();
-                let value = cell(&said.values[best]);
+                let value = cell(&f64::from(said.values[best]));
                 let labels = cell(&self.labels(said));
                 match self.head.problem() {
                     Problem::Regression => vec![value, labels],
