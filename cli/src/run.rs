@@ -115,7 +115,11 @@ pub fn run(args: &Args) -> Result<End> {
 
     let mut writer = Writer::new(&model, session, sampler, args.on_full);
     let tokenizer = model.tokenizer();
-    let ids = tokenizer.encode(&prompt, Encode { add_special: true, parse_special: true });
+    let mut ids = tokenizer.encode(&prompt, Encode { add_special: true, parse_special: true });
+    // A text that is to go on has no end.
+    if tokenizer.add_eos() && ids.last().copied() == tokenizer.eos() {
+        ids.pop();
+    }
     let mut text = String::new();
     let mut out = io::stdout().lock();
     if args.echo && !args.json {
