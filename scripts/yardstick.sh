@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that is measured beside llama.cpp, on an idle machine: makes the model files in fetched/ that are not there yet, then
-# writes benches/results/MACHINE.csv (products) and MACHINE-speed.csv, and prints the start-up times and the speed beside a busy program. Takes an hour or so.
+# writes benches/results/MACHINE.csv (products), MACHINE-speed.csv and MACHINE-batch.csv (files of rows), and prints the start-up times and the speed beside a busy program. Takes an hour or so.
 # scripts/yardstick.sh [THREADS, 2 if absent]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,6 +33,10 @@ $bin/ops --threads 1
 for file in "${files[@]}"; do
   echo "== $(basename "$file")"
   $bin/speed "$file" --threads "$threads" --save
+done
+for type in Q8_0 Q4_0 Q4_K_M; do
+  echo "== SmolLM2-135M.$type"
+  $bin/batch "$models/SmolLM2-135M.$type.gguf" --threads "$threads" --rows 2000 --tune-rows 100 --save
 done
 for file in "$models/SmolLM2-135M.Q4_0.gguf" "$models/gemma-3-270m-q4_k_m.gguf"; do
   echo "== $(basename "$file")"
