@@ -354,10 +354,13 @@ impl Prepared<'_> {
     }
 }
 
-/// As many sequences as `options` names or as fit its ceiling.
+/// As many sequences as `options` names or as fit its ceiling, whatever a task asks of them.
 fn fitting(model: &Model, mut options: session::Options) -> Result<session::Options> {
+    const N_TOP: usize = 64;
     loop {
-        match Session::new(model, &session::Options { score: true, ..options.clone() }) {
+        let n_logits = options.n_logits.max(options.n_seq);
+        let most = session::Options { score: true, n_logits, n_top: N_TOP, ..options.clone() };
+        match Session::new(model, &most) {
             Err(Error::Memory { .. }) if options.n_seq > 1 => options.n_seq /= 2,
             Err(error) => return Err(error),
             Ok(_) => return Ok(options),
