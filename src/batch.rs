@@ -6,7 +6,7 @@
 //! - [`Heads`]: what a classification head says;
 //! - [`Generator`]: sequences that are continued, each by its own sampler.
 //!
-//! Each takes a [`Session`](crate::Session) with more sequences than one: 16 to 32 of them and steps of
+//! Each takes a [`Session`] with more sequences than one: 16 to 32 of them and steps of
 //! 256 tokens keep a CPU busy. With one it does the same work in smaller steps.
 
 mod generator;

@@ -314,7 +314,8 @@ impl Task for Liar {
 
 #[test]
 fn a_task_that_breaks_its_promises_writes_no_wrong_row() {
-    let lies: [fn(&mut dyn FnMut(u64, Answer)); 4] = [
+    type Lie = fn(&mut dyn FnMut(u64, Answer));
+    let lies: [Lie; 4] = [
         |_| {},
         |done| done(3, Ok(Vec::new())),
         |done| (0..2).for_each(|_| done(0, Ok(Vec::new()))),
