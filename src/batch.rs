@@ -17,7 +17,7 @@ mod tree;
 
 pub use generator::{Chosen, End, Generator, Next, Prompt};
 pub use heads::Heads;
-pub use scorer::{Request, Scored, Scorer};
+pub use scorer::{Request, Scored, Scorer, Scores};
 
 use self::schedule::Move;
 use crate::{Error, Result, Session};

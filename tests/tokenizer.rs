@@ -31,27 +31,11 @@ fn tokenizer(name: &str, model: Model, splitter: Splitter) -> Tokenizer {
         false => Kind::Normal,
     };
     let vocab = Vocab {
-        model,
         splitter,
         kinds: tokens.iter().map(kind).collect(),
-        tokens: tokens.iter().map(|text| text.as_bytes()).collect(),
-        scores: Vec::new(),
         merges: Some(merges.iter().map(String::as_bytes).collect()),
-        bos: None,
-        eos: None,
-        unknown: None,
-        padding: None,
-        eog: Vec::new(),
-        add_bos: false,
-        add_eos: false,
         space_prefix: if sentencepiece { SpacePrefix::Every } else { SpacePrefix::Never },
-        nfc: false,
-        ignore_merges: false,
-        fuse_unknown: false,
-        lstrip: Vec::new(),
-        rstrip: Vec::new(),
-        normalized: Vec::new(),
-        unigram: Unigram::default(),
+        ..Vocab::new(model, tokens.iter().map(|text| text.as_bytes()).collect())
     };
     Tokenizer::new(&vocab).unwrap()
 }
@@ -106,31 +90,17 @@ fn unigram(name: &str) -> Tokenizer {
     let tokens: Vec<&str> = vocab.iter().map(|piece| piece[0].as_str().unwrap()).collect();
     let byte = |text: &&str| text.starts_with("<0x");
     Tokenizer::new(&Vocab {
-        model: Model::Unigram,
-        splitter: Splitter::Whole,
         kinds: tokens.iter().map(|t| if byte(t) { Kind::Byte } else { Kind::Normal }).collect(),
-        tokens: tokens.iter().map(|text| text.as_bytes()).collect(),
         scores: vocab.iter().map(|piece| piece[1].as_f64().unwrap() as f32).collect(),
-        merges: None,
-        bos: None,
-        eos: None,
         unknown: Some(0),
-        padding: None,
-        eog: Vec::new(),
-        add_bos: false,
-        add_eos: false,
         space_prefix: SpacePrefix::Missing,
-        nfc: false,
-        ignore_merges: false,
         fuse_unknown: true,
-        lstrip: Vec::new(),
-        rstrip: Vec::new(),
-        normalized: Vec::new(),
         unigram: Unigram {
             rules: Rules::Stages { stages: Vec::new(), whitespace: false, marks: Marks::Split },
             leading: Leading::One,
             ..Unigram::default()
         },
+        ..Vocab::new(Model::Unigram, tokens.iter().map(|text| text.as_bytes()).collect())
     })
     .unwrap()
 }

@@ -192,7 +192,7 @@ impl<'a> Prepared<'a> {
                 ..Every::default()
             },
         };
-        let mut watch = Progress { bar, began };
+        let mut watch = Progress { bar, began, first: None };
         let summary = engine::run(&mut job, task, &mut watch);
         drop((job, watch));
         match summary {
@@ -317,7 +317,7 @@ impl Prepared<'_> {
         all.insert("prefix".into(), self.rows.prefix.clone().into());
         all.insert("ctx".into(), self.place.ctx.into());
         all.insert("cache_type".into(), self.cache.name().into());
-        all.insert("options".into(), task.options().into());
+        all.insert("options".into(), task.options());
         Ok(all)
     }
 
@@ -372,16 +372,21 @@ fn fitting(model: &Model, mut options: session::Options) -> Result<session::Opti
 struct Progress {
     bar: Bar,
     began: Instant,
+    /// Rows that were there when the job was resumed.
+    first: Option<u64>,
 }
 
 impl Watch for Progress {
     fn go_on(&mut self, status: &Status) -> bool {
-        let rate = status.tokens as f64 / self.began.elapsed().as_secs_f64();
+        let seconds = self.began.elapsed().as_secs_f64();
+        let first = *self.first.get_or_insert(status.rows);
+        let (rows, tokens) =
+            ((status.rows - first) as f64 / seconds, status.tokens as f64 / seconds);
         let failed = match status.failed {
             0 => String::new(),
             n => format!(", {n} failed"),
         };
-        let what = format!("{} rows{failed}, {rate:.0} tok/s", status.rows);
+        let what = format!("{} rows{failed}, {rows:.0} rows/s, {tokens:.0} tok/s", status.rows);
         self.bar.show(status.done, status.total.unwrap_or(0), &what);
         !interrupted()
     }

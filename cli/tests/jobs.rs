@@ -125,6 +125,7 @@ fn company_threads_and_order_change_no_bit() {
 }
 
 /// Kills a job, which takes about this `time`, at random instants until it is done; how often that was.
+/// All its lives but the last take about the whole time together.
 fn kill(args: &[String], n_kills: usize, time: Duration, seed: u64) -> usize {
     let mut state = seed;
     for killed in 0.. {
@@ -132,7 +133,8 @@ fn kill(args: &[String], n_kills: usize, time: Duration, seed: u64) -> usize {
         let mut child = child.args(args).stderr(Stdio::piped()).spawn().expect("pith starts");
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         if killed < n_kills {
-            thread::sleep(time.mul_f64((state >> 40) as f64 / (1u64 << 24) as f64 * 0.8));
+            let part = (state >> 40) as f64 / (1u64 << 24) as f64 * 2.0 / n_kills as f64;
+            thread::sleep(time.mul_f64(part));
             child.kill().unwrap();
         }
         let ended = child.wait_with_output().unwrap();

@@ -122,6 +122,14 @@ fn scores_are_those_of_sequences_alone() {
             let mut again = scorer.score(&again, |_| true).unwrap();
             again.reverse();
             assert!(again == wanted, "{variant}: {way:?}, again");
+            let owned = requests.iter().map(|request| (request.ids.to_vec(), request.from));
+            let with_a_bad_one = [(vec![1], 1)].into_iter().chain(owned.clone()).chain(owned);
+            let mut stream = scorer.scores(with_a_bad_one.cycle().take(800));
+            assert!(stream.next().unwrap().is_err());
+            for wanted in wanted.iter().chain(&wanted) {
+                assert!(stream.next().unwrap().unwrap() == *wanted, "{variant}: {way:?}, streamed");
+            }
+            assert_eq!(stream.count(), 800 - 1 - 2 * wanted.len());
         }
     }
 }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pith::tokenizer::{Kind, Model, SpacePrefix, Splitter, Tokenizer, Vocab};
+use pith::tokenizer::{Kind, Model, Splitter, Tokenizer, Vocab};
 use pith_jobs::{
     guard::Guard,
     row::{Cell, Row},
@@ -29,27 +29,7 @@ fn tokenizer() -> Tokenizer {
     let tokens: [&[u8]; 5] = [b"<s>", b"<", b"s", b">", b" "];
     let mut kinds = vec![Kind::Normal; tokens.len()];
     kinds[0] = Kind::Control;
-    let vocab = Vocab {
-        model: Model::ByteLevel,
-        splitter: Splitter::Gpt2,
-        tokens: tokens.to_vec(),
-        kinds,
-        scores: Vec::new(),
-        merges: Some(Vec::new()),
-        bos: None,
-        eos: None,
-        unknown: None,
-        padding: None,
-        eog: Vec::new(),
-        add_bos: false,
-        add_eos: false,
-        space_prefix: SpacePrefix::Never,
-        nfc: false,
-        ignore_merges: false,
-        fuse_unknown: false,
-        lstrip: Vec::new(),
-        rstrip: Vec::new(),
-        normalized: Vec::new(),
-    };
+    let vocab =
+        Vocab { splitter: Splitter::Gpt2, kinds, ..Vocab::new(Model::ByteLevel, tokens.to_vec()) };
     Tokenizer::new(&vocab).unwrap()
 }

@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pith::tokenizer::{
-    Encode, Kind, Leading, Marks, Model, Rules, SpacePrefix, Splitter, Stage, Tokenizer, Unigram,
+    Encode, Kind, Leading, Marks, Model, Rules, SpacePrefix, Stage, Tokenizer, Unigram,
     Vocab,
 };
 
@@ -26,25 +26,13 @@ fuzz_target!(|bytes: &[u8]| {
         let mut kinds = vec![Kind::Normal; TOKENS.len()];
         (kinds[0], kinds[1], kinds[7]) = (Kind::Unknown, Kind::Control, Kind::User);
         let vocab = Vocab {
-            model: Model::Unigram,
-            splitter: Splitter::Whole,
-            tokens: TOKENS.iter().map(|text| text.as_bytes()).collect(),
             kinds,
             scores: (0..TOKENS.len()).map(|i| -f32::from(score.rotate_left(i as u32))).collect(),
-            merges: None,
             bos: Some(1),
-            eos: None,
             unknown: Some(0),
-            padding: None,
-            eog: Vec::new(),
             add_bos: true,
-            add_eos: false,
             space_prefix: SpacePrefix::Missing,
-            nfc: false,
-            ignore_merges: false,
             fuse_unknown: true,
-            lstrip: Vec::new(),
-            rstrip: Vec::new(),
             normalized: vec![7],
             unigram: Unigram {
                 charsmap: map.to_vec(),
@@ -52,6 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
                 leading: Leading::Each,
                 ..Unigram::default()
             },
+            ..Vocab::new(Model::Unigram, TOKENS.iter().map(|text| text.as_bytes()).collect())
         };
         let Ok(tokenizer) = Tokenizer::new(&vocab) else { return };
         for parse_special in [false, true] {

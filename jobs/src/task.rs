@@ -2,7 +2,7 @@
 //! order, errors, output and resumption are the engine's.
 
 use pith::Result;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::row::{Cell, Row, RowError};
 
@@ -52,9 +52,9 @@ pub trait Task {
     /// The columns that it adds.
     fn columns(&self) -> Vec<Column>;
 
-    /// Everything that decides the answers beside model, rows and version: named, in a fixed order, for
-    /// the manifest. Threads, batches and memory are not in it, for they change no bit.
-    fn options(&self) -> Map<String, Value>;
+    /// Everything that decides the answers beside model, rows and version, for the manifest: an object.
+    /// Threads, batches and memory are not in it, for they change no bit.
+    fn options(&self) -> Value;
 
     /// Whether it takes another row now. A task without rows always does.
     fn has_room(&self) -> bool;

@@ -16,37 +16,45 @@ use crate::row::Cell;
 /// Most rows that are worked on together.
 const ROWS: usize = 512;
 
-/// How many tokens are worked on together: as many as take a few seconds, so that what rows have in common
-/// is found, and an interruption loses little. No answer depends on it.
-struct Budget {
+/// Rows that wait to be worked on together: as many as take a few seconds, so that what they have in
+/// common is found, and an interruption loses little. No answer depends on it.
+struct Waiting<R> {
+    rows: Vec<R>,
+    /// Tokens that they have, and the most that are taken.
+    n_tokens: usize,
     most: usize,
-    taken: usize,
-    n_rows: usize,
+    /// When the rows worked on last were taken.
+    began: Instant,
 }
 
-impl Budget {
+impl<R> Waiting<R> {
     /// For machines that nothing is known of yet.
-    fn new() -> Budget {
-        Budget { most: 8 << 10, taken: 0, n_rows: 0 }
+    fn new() -> Waiting<R> {
+        Waiting { rows: Vec::new(), n_tokens: 0, most: 8 << 10, began: Instant::now() }
     }
 
     fn has_room(&self) -> bool {
-        self.n_rows < ROWS && self.taken < self.most
+        self.rows.len() < ROWS && self.n_tokens < self.most
     }
 
-    fn take(&mut self, n_tokens: usize) {
-        self.taken += n_tokens;
-        self.n_rows += 1;
+    fn push(&mut self, row: R, n_tokens: usize) {
+        self.rows.push(row);
+        self.n_tokens += n_tokens;
     }
 
-    /// What was taken has been worked on since `began`.
-    fn done(&mut self, began: Instant) {
+    /// The rows to work on now: none while there is room and more may come.
+    fn take(&mut self, last: bool) -> Option<Vec<R>> {
+        self.began = Instant::now();
+        let is_time = !self.rows.is_empty() && (last || !self.has_room());
+        is_time.then(|| std::mem::take(&mut self.rows))
+    }
+
+    /// The rows that were taken have their answers.
+    fn worked(&mut self) {
         const SECONDS: f64 = 4.0;
-        let rate = self.taken as f64 / began.elapsed().as_secs_f64().max(1e-3);
-        if self.taken > 0 {
-            self.most = ((rate * SECONDS) as usize).clamp(1 << 10, 64 << 10);
-        }
-        (self.taken, self.n_rows) = (0, 0);
+        let rate = self.n_tokens as f64 / self.began.elapsed().as_secs_f64().max(1e-3);
+        self.most = ((rate * SECONDS) as usize).clamp(1 << 10, 64 << 10);
+        self.n_tokens = 0;
     }
 }
 

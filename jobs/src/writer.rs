@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use pith::{
-    Model, Result,
+    Error, Model, Result,
     batch::{Chosen, End, Generator, Next, Prompt},
     sampler, session,
     tokenizer::Stream,
@@ -14,6 +14,7 @@ use crate::{
     generated::{Candidate, Finish, Generated, GeneratedToken},
     row::RowError,
     stops::Stops,
+    task::Pulse,
 };
 
 /// The most of the likeliest tokens that a sampler may ask for and still be served without writing
@@ -128,9 +129,31 @@ impl<'m> Writer<'m> {
         Ok(())
     }
 
-    /// Runs a step; hands out texts that it ended. Returns how many tokens it ran: none when all texts
-    /// have ended.
-    pub fn step(&mut self, mut done: impl FnMut(u64, Generated)) -> usize {
+    /// Writes until there is room for another text, or with `last` all to their ends, and hands out texts
+    /// as they end. As [`crate::task::Task::work`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if `pulse` said so.
+    pub fn work(
+        &mut self,
+        last: bool,
+        pulse: &mut dyn FnMut(Pulse) -> bool,
+        mut done: impl FnMut(u64, Generated),
+    ) -> Result<()> {
+        while last || !self.has_room() {
+            let n_tokens = self.step(&mut done);
+            if n_tokens == 0 {
+                break;
+            }
+            if !pulse(Pulse { n_tokens }) {
+                return Err(Error::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a step. Returns how many tokens it had: none when all texts have ended.
+    fn step(&mut self, done: &mut impl FnMut(u64, Generated)) -> usize {
         let Writer { model, generator, texts } = self;
         let mut ended = Vec::new();
         let n_tokens = generator.step(|chosen| {

@@ -17,7 +17,7 @@ use pith_jobs::{
     sink::{Choice, Output},
     task::{Answer, Column, Pulse, Task},
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 fn keep(names: &[&str]) -> Choice {
     let keep = Some(names.iter().map(|name| (*name).to_owned()).collect());
@@ -292,8 +292,8 @@ impl Task for Liar {
     fn columns(&self) -> Vec<Column> {
         Vec::new()
     }
-    fn options(&self) -> Map<String, Value> {
-        Map::new()
+    fn options(&self) -> Value {
+        Value::Null
     }
     fn has_room(&self) -> bool {
         true

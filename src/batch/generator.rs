@@ -261,22 +261,25 @@ impl<'m> Generator<'m> {
         row: Option<Row>,
         each: &mut impl FnMut(Chosen<'_>) -> Next,
     ) {
-        let Some(work) = self.work.remove(&piece.tag) else { return };
-        let mut chosen = work.writing().to_vec();
-        chosen.retain_mut(|writing| {
+        let mut choose = |writing: &mut Writing| {
             row.is_some_and(|row| {
                 self.chooser.choose(&self.session, row, writing, self.n_top, each)
             })
-        });
-        match (work, chosen.pop()) {
-            (Work::Write(_), Some(writing)) => {
-                self.schedule.extend(piece.node);
-                self.work.insert(piece.tag, Work::Write([writing]));
-            }
-            (Work::Write(_), None) => self.schedule.finish(piece.node),
-            (Work::Read { wave, node }, last) => {
+        };
+        match self.work.remove(&piece.tag) {
+            None => {}
+            Some(Work::Write([mut writing])) => match choose(&mut writing) {
+                true => {
+                    self.schedule.extend(piece.node);
+                    self.work.insert(piece.tag, Work::Write([writing]));
+                }
+                false => self.schedule.finish(piece.node),
+            },
+            Some(Work::Read { wave, node }) => {
+                let mut ends = wave.ends.get(&node).cloned().unwrap_or_default();
+                ends.retain_mut(choose);
                 self.offer(piece.node, &wave, node);
-                for writing in chosen.into_iter().chain(last) {
+                for writing in ends {
                     self.add(piece.node, 1, Work::Write([writing]));
                 }
                 self.schedule.finish(piece.node);

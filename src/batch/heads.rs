@@ -96,12 +96,7 @@ impl<'m> Heads<'m> {
             for (at, row) in rows.into_iter().enumerate() {
                 logits[row * n_labels..][..n_labels].copy_from_slice(session.logits(at));
             }
-            for piece in &pieces {
-                if schedule.ran(piece) {
-                    tree.offer(&mut schedule, piece.node, piece.tag);
-                    schedule.finish(piece.node);
-                }
-            }
+            tree.ran(&mut schedule, &pieces);
             if !pulse(pieces.iter().map(|piece| piece.n).sum()) {
                 return Err(Error::Stopped);
             }

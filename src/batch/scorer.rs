@@ -126,12 +126,7 @@ impl<'m> Scorer<'m> {
                 break;
             }
             self.step(&tree, &pieces, &follows, |out, answer| answers[out] = Some(answer));
-            for piece in &pieces {
-                if schedule.ran(piece) {
-                    tree.offer(&mut schedule, piece.node, piece.tag);
-                    schedule.finish(piece.node);
-                }
-            }
+            tree.ran(&mut schedule, &pieces);
             if !pulse(pieces.iter().map(|piece| piece.n).sum()) {
                 return Err(Error::Stopped);
             }
@@ -142,6 +137,25 @@ impl<'m> Scorer<'m> {
             Scored::of(answers.by_ref().take(n), self.n_top)
         };
         Ok(requests.iter().map(scored).collect())
+    }
+
+    /// Scores sequences as they come, each with the index of its first scored token, some hundred at a time;
+    /// answers come in their order. One that can't be scored has its error for an answer.
+    ///
+    /// ```no_run
+    /// # use pith::{Model, batch::Scorer, session::Options};
+    /// # let model = Model::open("my-gpt.gguf".as_ref())?;
+    /// let mut scorer = Scorer::new(&model, &Options { n_seq: 16, n_batch: 256, ..Options::default() })?;
+    /// // Whole texts of a million numbers, of which few are held at once.
+    /// let texts = (0..1_000_000u32).map(|i| (vec![1, 450, i % 1000], 1));
+    /// let best = scorer.scores(texts).flatten().map(|scored| scored.sum()).fold(f64::MIN, f64::max);
+    /// # Ok::<(), pith::Error>(())
+    /// ```
+    pub fn scores<I>(&mut self, sequences: I) -> Scores<'_, 'm, I::IntoIter>
+    where
+        I: IntoIterator<Item = (Vec<u32>, usize)>,
+    {
+        Scores { scorer: self, sequences: sequences.into_iter(), ready: Vec::new().into_iter() }
     }
 
     /// Runs pieces, and hands out the answers for what follows their tokens.
@@ -177,6 +191,42 @@ impl<'m> Scorer<'m> {
             let top = scores.top(row);
             each(out, Answer::new(scores.logit(at), log_sum_exp, ask.id, top, self.n_top));
         }
+    }
+}
+
+/// Answers to sequences, in their order: see [`Scorer::scores`].
+pub struct Scores<'s, 'm, I> {
+    scorer: &'s mut Scorer<'m>,
+    sequences: I,
+    ready: std::vec::IntoIter<Result<Scored>>,
+}
+
+impl<I: Iterator<Item = (Vec<u32>, usize)>> Scores<'_, '_, I> {
+    /// Sequences that are scored together.
+    const WINDOW: usize = 256;
+
+    /// Scores the next ones.
+    fn window(&mut self) -> Vec<Result<Scored>> {
+        let sequences: Vec<_> = self.sequences.by_ref().take(Self::WINDOW).collect();
+        let all = || sequences.iter().map(|(ids, from)| Request { ids, from: *from });
+        let checked: Vec<Result<()>> = all().map(|request| self.scorer.check(&request)).collect();
+        let sound = all().zip(&checked).filter(|(_, check)| check.is_ok());
+        let sound: Vec<Request<'_>> = sound.map(|(request, _)| request).collect();
+        let scored = self.scorer.score(&sound, |_| true);
+        let mut scored = scored.unwrap_or_default().into_iter();
+        let answer = |check: Result<()>| check.and_then(|()| scored.next().ok_or(Error::Stopped));
+        checked.into_iter().map(answer).collect()
+    }
+}
+
+impl<I: Iterator<Item = (Vec<u32>, usize)>> Iterator for Scores<'_, '_, I> {
+    type Item = Result<Scored>;
+
+    fn next(&mut self) -> Option<Result<Scored>> {
+        if self.ready.len() == 0 {
+            self.ready = self.window().into_iter();
+        }
+        self.ready.next()
     }
 }
 

@@ -126,15 +126,25 @@ impl Tree {
         first..first + piece.n
     }
 
-    /// A schedule of the whole tree: its first nodes. Others follow by [`Tree::offer`].
+    /// A schedule of the whole tree: its first nodes. Others follow by [`Tree::ran`].
     pub(super) fn schedule(&self, n_seq: usize) -> Schedule {
         let mut schedule = Schedule::new(n_seq);
         self.offer(&mut schedule, schedule::ROOT, ROOT);
         schedule
     }
 
+    /// Takes a step's pieces as run: nodes that have ended make room for their children.
+    pub(super) fn ran(&self, schedule: &mut Schedule, pieces: &[Piece]) {
+        for piece in pieces {
+            if schedule.ran(piece) {
+                self.offer(schedule, piece.node, piece.tag);
+                schedule.finish(piece.node);
+            }
+        }
+    }
+
     /// Adds a node's children to a schedule in which the node has the number `parent`.
-    pub(super) fn offer(&self, schedule: &mut Schedule, parent: usize, node: usize) {
+    fn offer(&self, schedule: &mut Schedule, parent: usize, node: usize) {
         // The schedule takes the last one first.
         for &child in self.nodes[node].children.iter().rev() {
             schedule.add(parent, self.nodes[child].tokens.len(), child);

@@ -2,33 +2,20 @@
 
 mod unigram;
 
-use super::*;
+use std::ops::Range;
+
+use super::{
+    added::{Allowed, Part},
+    *,
+};
 
 const PLAIN: Encode = Encode { add_special: true, parse_special: false };
 
 fn byte_level<'a>(tokens: &[&'a str], merges: &[&'a str]) -> Vocab<'a> {
     Vocab {
-        model: Model::ByteLevel,
         splitter: Splitter::Gpt2,
-        tokens: tokens.iter().map(|text| text.as_bytes()).collect(),
-        kinds: vec![Kind::Normal; tokens.len()],
-        scores: Vec::new(),
         merges: Some(merges.iter().map(|text| text.as_bytes()).collect()),
-        bos: None,
-        eos: None,
-        unknown: None,
-        padding: None,
-        eog: Vec::new(),
-        add_bos: false,
-        add_eos: false,
-        space_prefix: SpacePrefix::Never,
-        nfc: false,
-        ignore_merges: false,
-        fuse_unknown: false,
-        lstrip: Vec::new(),
-        rstrip: Vec::new(),
-        normalized: Vec::new(),
-        unigram: Unigram::default(),
+        ..Vocab::new(Model::ByteLevel, tokens.iter().map(|text| text.as_bytes()).collect())
     }
 }
 

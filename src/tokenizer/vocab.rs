@@ -131,6 +131,33 @@ const END_OF_TURN: [&str; 10] = [
 ];
 
 impl<'a> Vocab<'a> {
+    /// A vocabulary of these tokens, all normal, that merges nothing, changes no text and has no marks.
+    pub fn new(model: Model, tokens: Vec<&'a [u8]>) -> Vocab<'a> {
+        Vocab {
+            model,
+            splitter: Splitter::Whole,
+            kinds: vec![Kind::Normal; tokens.len()],
+            tokens,
+            scores: Vec::new(),
+            merges: Some(Vec::new()),
+            bos: None,
+            eos: None,
+            unknown: None,
+            padding: None,
+            eog: Vec::new(),
+            add_bos: false,
+            add_eos: false,
+            space_prefix: SpacePrefix::Never,
+            nfc: false,
+            ignore_merges: false,
+            fuse_unknown: false,
+            lstrip: Vec::new(),
+            rstrip: Vec::new(),
+            normalized: Vec::new(),
+            unigram: Unigram::default(),
+        }
+    }
+
     /// Reads the `tokenizer.ggml.*` keys as llama.cpp writes them, `pith.eog_token_ids`, and of
     /// `pith.tokenizer.*`: `normalizer` ("nfc" or "none"), `space_prefix` (see
     /// [`SpacePrefix::name`]), `lstrip`, `rstrip`, `normalized` (arrays of ids), `ignore_merges`,

@@ -1,15 +1,15 @@
 //! Labels by a model that ends in a classification head.
 
-use std::{ops::Range, time::Instant};
+use std::ops::Range;
 
 use pith::{
     Model, Result, batch::Heads, classify::Answer as Said, model::Classifier, session,
     tokenizer::Tokenizer,
 };
 use pith_models::{ClassifierKind, Problem};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Budget, cell};
+use super::{Waiting, cell};
 use crate::{
     prompt::{From, Reader},
     row::{Cell, Row, RowError},
@@ -36,12 +36,11 @@ pub struct Classify<'m> {
     heads: Heads<'m>,
     reader: Reader<'m>,
     options: Options,
-    waiting: Vec<Waiting>,
-    budget: Budget,
+    waiting: Waiting<Text>,
 }
 
 /// A text that is to be classified.
-struct Waiting {
+struct Text {
     at: u64,
     text: String,
     ids: Vec<u32>,
@@ -63,18 +62,10 @@ impl<'m> Classify<'m> {
         let tokenizer = model.tokenizer();
         let reader = Reader::new(tokenizer, options.parse_special);
         let head = model.require_classifier()?;
-        Ok(Classify {
-            head,
-            tokenizer,
-            heads,
-            reader,
-            options,
-            waiting: Vec::new(),
-            budget: Budget::new(),
-        })
+        Ok(Classify { head, tokenizer, heads, reader, options, waiting: Waiting::new() })
     }
 
-    fn answer(&self, waiting: &Waiting, answers: &[Said]) -> Vec<Cell> {
+    fn answer(&self, text: &Text, answers: &[Said]) -> Vec<Cell> {
         match (self.head.kind(), answers) {
             (ClassifierKind::Sequence, [said, ..]) => {
                 let best = said.best();
@@ -86,8 +77,8 @@ impl<'m> Classify<'m> {
                 }
             }
             _ => {
-                let ids = &waiting.ids[..];
-                let spans = spans(self.tokenizer, &waiting.text, ids, waiting.cut);
+                let ids = &text.ids[..];
+                let spans = spans(self.tokenizer, &text.text, ids, text.cut);
                 let tokens = answers.iter().map(|said| {
                     let span = spans[said.at].as_ref();
                     let piece = self.tokenizer.piece(ids[said.at]);
@@ -164,18 +155,18 @@ impl Task for Classify<'_> {
         }
     }
 
-    fn options(&self) -> Map<String, Value> {
+    fn options(&self) -> Value {
         let Options { text, truncate_left, top, parse_special } = &self.options;
-        let mut options = Map::new();
-        options.insert("text".into(), text.describe());
-        options.insert("truncate_left".into(), (*truncate_left).into());
-        options.insert("top".into(), (*top).into());
-        options.insert("parse_special".into(), (*parse_special).into());
-        options
+        json!({
+            "text": text.describe(),
+            "truncate_left": truncate_left,
+            "top": top,
+            "parse_special": parse_special,
+        })
     }
 
     fn has_room(&self) -> bool {
-        self.budget.has_room()
+        self.waiting.has_room()
     }
 
     fn push(&mut self, at: u64, row: &Row) -> std::result::Result<(), RowError> {
@@ -188,8 +179,8 @@ impl Task for Classify<'_> {
         let cut = if self.options.truncate_left { ids.len().saturating_sub(n_ctx) } else { 0 };
         ids.drain(..cut);
         self.heads.check(&ids)?;
-        self.budget.take(ids.len());
-        self.waiting.push(Waiting { at, text: text.text, ids, cut });
+        let n_tokens = ids.len();
+        self.waiting.push(Text { at, text: text.text, ids, cut }, n_tokens);
         Ok(())
     }
 
@@ -199,17 +190,13 @@ impl Task for Classify<'_> {
         pulse: &mut dyn FnMut(Pulse) -> bool,
         done: &mut dyn FnMut(u64, Answer),
     ) -> Result<()> {
-        if self.has_room() && !last {
-            return Ok(());
-        }
-        let all = std::mem::take(&mut self.waiting);
-        let began = Instant::now();
-        let texts: Vec<&[u32]> = all.iter().map(|row| row.ids.as_slice()).collect();
+        let Some(rows) = self.waiting.take(last) else { return Ok(()) };
+        let texts: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
         let answers = self.heads.classify(&texts, |n_tokens| pulse(Pulse { n_tokens }))?;
-        for (row, answers) in all.iter().zip(&answers) {
+        for (row, answers) in rows.iter().zip(&answers) {
             done(row.at, Ok(self.answer(row, answers)));
         }
-        self.budget.done(began);
+        self.waiting.worked();
         Ok(())
     }
 }

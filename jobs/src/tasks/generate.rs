@@ -1,7 +1,7 @@
 //! Texts that go on.
 
 use pith::{Model, Result, sampler, session};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::cell;
 use crate::{
@@ -83,33 +83,34 @@ impl<'m> Generate<'m> {
         }
         Ok(settings)
     }
+}
 
-    fn cells(&self, generated: &Generated) -> Vec<Cell> {
-        let mut cells = vec![
-            Cell::Text(generated.text.clone()),
-            Cell::Text(
-                match generated.finish {
-                    Finish::Stop => "stop",
-                    Finish::Length => "length",
-                }
-                .into(),
-            ),
-            cell(&generated.tokens.len()),
-        ];
-        if self.options.log_probs.is_some() {
-            let named = |token: &Candidate| {
-                let text = String::from_utf8_lossy(&token.bytes);
-                json!({"token": text, "id": token.id, "log_prob": token.log_prob})
-            };
-            let tokens = generated.tokens.iter().map(|GeneratedToken { token, top }| {
-                let mut token = named(token);
-                token["top"] = top.iter().map(named).collect();
-                token
-            });
-            cells.push(cell(&tokens.collect::<Vec<_>>()));
-        }
-        cells
+/// An answer.
+fn cells(options: &Options, generated: &Generated) -> Vec<Cell> {
+    let mut cells = vec![
+        Cell::Text(generated.text.clone()),
+        Cell::Text(
+            match generated.finish {
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+            }
+            .into(),
+        ),
+        cell(&generated.tokens.len()),
+    ];
+    if options.log_probs.is_some() {
+        let named = |token: &Candidate| {
+            let text = String::from_utf8_lossy(&token.bytes);
+            json!({"token": text, "id": token.id, "log_prob": token.log_prob})
+        };
+        let tokens = generated.tokens.iter().map(|GeneratedToken { token, top }| {
+            let mut token = named(token);
+            token["top"] = top.iter().map(named).collect();
+            token
+        });
+        cells.push(cell(&tokens.collect::<Vec<_>>()));
     }
+    cells
 }
 
 /// A row's seed: FNV-1a of its key, behind the job's. Rows draw by what they are, not by where they are.
@@ -176,18 +177,18 @@ impl Task for Generate<'_> {
         columns
     }
 
-    fn options(&self) -> Map<String, Value> {
+    fn options(&self) -> Value {
         let Options { prompt, settings, columns, id, log_probs, truncate_left, parse_special } =
             &self.options;
-        let mut options = Map::new();
-        options.insert("prompt".into(), prompt.describe());
-        options.insert("settings".into(), settings.describe());
-        options.insert("columns".into(), columns.as_slice().into());
-        options.insert("id".into(), id.as_deref().into());
-        options.insert("log_probs".into(), (*log_probs).into());
-        options.insert("truncate_left".into(), (*truncate_left).into());
-        options.insert("parse_special".into(), (*parse_special).into());
-        options
+        json!({
+            "prompt": prompt.describe(),
+            "settings": settings.describe(),
+            "columns": columns,
+            "id": id,
+            "log_probs": log_probs,
+            "truncate_left": truncate_left,
+            "parse_special": parse_special,
+        })
     }
 
     fn has_room(&self) -> bool {
@@ -213,19 +214,7 @@ impl Task for Generate<'_> {
         pulse: &mut dyn FnMut(Pulse) -> bool,
         done: &mut dyn FnMut(u64, Answer),
     ) -> Result<()> {
-        while !self.has_room() || last {
-            let mut ended = Vec::new();
-            let n_tokens = self.writer.step(|at, generated| ended.push((at, generated)));
-            for (at, generated) in ended {
-                done(at, Ok(self.cells(&generated)));
-            }
-            if n_tokens == 0 {
-                break;
-            }
-            if !pulse(Pulse { n_tokens }) {
-                return Err(pith::Error::Stopped);
-            }
-        }
-        Ok(())
+        let Generate { writer, options, .. } = self;
+        writer.work(last, pulse, |at, generated| done(at, Ok(cells(options, &generated))))
     }
 }

@@ -4,17 +4,15 @@
 //! labels behind each prompt, walked once: of thousands of labels behind one prompt, no beginning that
 //! two share is run twice, and the last token of none is run at all.
 
-use std::time::Instant;
-
 use pith::{
     Error, Model, Result,
     batch::{Request, Scored, Scorer},
     kernel::math::exp64,
     session,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Budget, cell};
+use super::{Waiting, cell};
 use crate::{
     continuation::Continuation,
     guard::Prompt,
@@ -109,12 +107,11 @@ pub struct Labels<'m> {
     options: Options,
     /// Sums behind the prior prompt, `[n_labels]`, once they are known.
     prior: Option<Vec<f64>>,
-    waiting: Vec<Waiting>,
-    budget: Budget,
+    waiting: Waiting<Asked>,
 }
 
 /// A prompt with all labels behind it.
-struct Waiting {
+struct Asked {
     at: u64,
     labels: Vec<Continuation>,
 }
@@ -149,14 +146,7 @@ impl<'m> Labels<'m> {
         }
         let scorer = Scorer::new(model, session)?;
         let reader = Reader::new(model.tokenizer(), options.parse_special);
-        Ok(Labels {
-            scorer,
-            reader,
-            options,
-            prior: None,
-            waiting: Vec::new(),
-            budget: Budget::new(),
-        })
+        Ok(Labels { scorer, reader, options, prior: None, waiting: Waiting::new() })
     }
 
     /// All labels behind a prompt, which fit.
@@ -248,23 +238,23 @@ impl Task for Labels<'_> {
         ]
     }
 
-    fn options(&self) -> Map<String, Value> {
+    fn options(&self) -> Value {
         let Options { prompt, few_shot, labels, delimiter, by, prior, top, parse_special } =
             &self.options;
-        let mut options = Map::new();
-        options.insert("prompt".into(), prompt.describe());
-        options.insert("few_shot".into(), few_shot.text.as_str().into());
-        options.insert("labels".into(), labels.as_slice().into());
-        options.insert("delimiter".into(), delimiter.as_str().into());
-        options.insert("by".into(), by.name().into());
-        options.insert("prior".into(), prior.text.as_str().into());
-        options.insert("top".into(), (*top).into());
-        options.insert("parse_special".into(), (*parse_special).into());
-        options
+        json!({
+            "prompt": prompt.describe(),
+            "few_shot": few_shot.text,
+            "labels": labels,
+            "delimiter": delimiter,
+            "by": by.name(),
+            "prior": prior.text,
+            "top": top,
+            "parse_special": parse_special,
+        })
     }
 
     fn has_room(&self) -> bool {
-        self.budget.has_room()
+        self.waiting.has_room()
     }
 
     fn push(&mut self, at: u64, row: &Row) -> std::result::Result<(), RowError> {
@@ -272,8 +262,7 @@ impl Task for Labels<'_> {
         // What is run at most: the prompt once.
         let prompt = labels.first().map_or(0, |label| label.from);
         let own: usize = labels.iter().map(|label| label.ids.len() - label.from).sum();
-        self.budget.take(prompt + own);
-        self.waiting.push(Waiting { at, labels });
+        self.waiting.push(Asked { at, labels }, prompt + own);
         Ok(())
     }
 
@@ -283,23 +272,19 @@ impl Task for Labels<'_> {
         pulse: &mut dyn FnMut(Pulse) -> bool,
         done: &mut dyn FnMut(u64, Answer),
     ) -> Result<()> {
-        if self.has_room() && !last {
-            return Ok(());
-        }
+        let Some(rows) = self.waiting.take(last) else { return Ok(()) };
         if self.options.by == By::Pmi && self.prior.is_none() {
             let prior = self.behind(&self.options.prior.clone());
             let prior =
                 prior.map_err(|fault| Error::Invalid(format!("the prior prompt: {fault}")))?;
             self.prior = Some(self.sums(&[&prior], pulse)?);
         }
-        let all = std::mem::take(&mut self.waiting);
-        let began = Instant::now();
-        let labels: Vec<&[Continuation]> = all.iter().map(|row| row.labels.as_slice()).collect();
+        let labels: Vec<&[Continuation]> = rows.iter().map(|row| row.labels.as_slice()).collect();
         let sums = self.sums(&labels, pulse)?;
-        for (row, sums) in all.iter().zip(sums.chunks_exact(self.options.labels.len())) {
+        for (row, sums) in rows.iter().zip(sums.chunks_exact(self.options.labels.len())) {
             done(row.at, Ok(self.answer(&row.labels, sums)));
         }
-        self.budget.done(began);
+        self.waiting.worked();
         Ok(())
     }
 }

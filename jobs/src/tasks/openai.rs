@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use pith::{Error, Model, Result, sampler, session, tokenizer::Encode};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use super::generate::mix;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     guard::Guard,
     openai::{self, Fault, Input, Prompt, Request, Seen},
     row::{Cell, Row, RowError},
-    source::Rows,
+    source,
     task::{Answer, Column, Kind, Pulse, Task},
     writer::{Settings, Writer},
 };
@@ -21,7 +21,7 @@ use crate::{
 const N_TOP: usize = 20;
 
 /// Opens the job's rows from the first on.
-pub type Open<'a> = Box<dyn Fn() -> Result<Box<dyn Rows>> + 'a>;
+pub type Rows<'a> = Box<dyn Fn() -> Result<Box<dyn source::Rows>> + 'a>;
 
 /// The task.
 pub struct OpenAi<'m> {
@@ -35,24 +35,39 @@ pub struct OpenAi<'m> {
     parse_special: bool,
     seen: Seen,
     /// For rows before the first of a resumed job; `None` once they have been looked at.
-    open: Option<Open<'m>>,
+    rows: Option<Rows<'m>>,
     /// What went wrong where it is no row's fault.
     failed: Option<Error>,
-    waiting: HashMap<u64, Waiting>,
-    /// Of each text that is being written: the row, and which of its choices it is.
-    texts: HashMap<u64, (u64, usize)>,
+    open: Open,
+    /// The next text's number.
     next: u64,
 }
 
-/// A request that is being answered.
-struct Waiting {
-    request: Request,
-    /// Its choices, as they come.
-    choices: Vec<Option<Generated>>,
+/// Requests that are being answered.
+#[derive(Default)]
+struct Open {
+    /// By their rows: the request, and its choices as they come.
+    requests: HashMap<u64, (Request, Vec<Option<Generated>>)>,
+    /// Of each text that is being written: the row, and which of its choices it is.
+    texts: HashMap<u64, (u64, usize)>,
+}
+
+impl Open {
+    /// Takes a text. If it is the last of a request's: the row, the request, its choices.
+    fn take(&mut self, text: u64, generated: Generated) -> Option<(u64, Request, Vec<Generated>)> {
+        let (at, index) = self.texts.remove(&text)?;
+        let (_, choices) = self.requests.get_mut(&at)?;
+        choices[index] = Some(generated);
+        if choices.iter().any(Option::is_none) {
+            return None;
+        }
+        let (request, choices) = self.requests.remove(&at)?;
+        Some((at, request, choices.into_iter().flatten().collect()))
+    }
 }
 
 impl<'m> OpenAi<'m> {
-    /// A task. `open` opens the rows, which are read up to where a job is resumed: `custom_id`s are unique
+    /// A task. `rows` opens the rows, which are read up to where a job is resumed: `custom_id`s are unique
     /// in the file.
     ///
     /// # Errors
@@ -63,7 +78,7 @@ impl<'m> OpenAi<'m> {
         settings: Settings,
         parse_special: bool,
         session: &session::Options,
-        open: Open<'m>,
+        rows: Rows<'m>,
     ) -> Result<OpenAi<'m>> {
         let guard = (!parse_special).then(|| Guard::new(model.tokenizer()));
         Ok(OpenAi {
@@ -74,20 +89,19 @@ impl<'m> OpenAi<'m> {
             settings,
             parse_special,
             seen: Seen::default(),
-            open: Some(open),
+            rows: Some(rows),
             failed: None,
-            waiting: HashMap::new(),
-            texts: HashMap::new(),
+            open: Open::default(),
             next: 0,
         })
     }
 
     /// Whether a row is the first with its `custom_id`.
     fn is_first(&mut self, at: u64, row: &Row) -> Result<bool> {
-        if let Some(open) = self.open.take()
+        if let Some(rows) = self.rows.take()
             && at > 0
         {
-            self.seen.catch_up(&mut *open()?, at)?;
+            self.seen.catch_up(&mut *rows()?, at)?;
         }
         self.seen.is_first(row)
     }
@@ -147,30 +161,16 @@ impl<'m> OpenAi<'m> {
             if let Err(fault) = pushed {
                 // What was begun of the request ends with nobody to hear of it.
                 (first..self.next).for_each(|text| {
-                    self.texts.remove(&text);
+                    self.open.texts.remove(&text);
                 });
                 return Err(fault.into());
             }
-            self.texts.insert(self.next, (at, index));
+            self.open.texts.insert(self.next, (at, index));
             self.next += 1;
         }
         let choices = vec![None; prompts.len() * n];
-        self.waiting.insert(at, Waiting { request, choices });
+        self.open.requests.insert(at, (request, choices));
         Ok(())
-    }
-
-    /// Takes a text; the answer, if it is the last of a request's.
-    fn text(&mut self, text: u64, generated: Generated) -> Option<(u64, Vec<Cell>)> {
-        let (at, index) = self.texts.remove(&text)?;
-        let waiting = self.waiting.get_mut(&at)?;
-        waiting.choices[index] = Some(generated);
-        if waiting.choices.iter().any(Option::is_none) {
-            return None;
-        }
-        let Waiting { request, choices } = self.waiting.remove(&at)?;
-        let choices: Vec<Generated> = choices.into_iter().flatten().collect();
-        let line = openai::answer(&request, &self.name, &choices, self.model.tokenizer());
-        Some((at, cells(&line, Some(&request.custom_id))))
     }
 }
 
@@ -195,13 +195,13 @@ impl Task for OpenAi<'_> {
         ]
     }
 
-    fn options(&self) -> Map<String, Value> {
-        let mut options = Map::new();
-        options.insert("openai".into(), true.into());
-        options.insert("seed".into(), self.settings.sampler.seed.into());
-        options.insert("name".into(), self.name.as_str().into());
-        options.insert("parse_special".into(), self.parse_special.into());
-        options
+    fn options(&self) -> Value {
+        json!({
+            "openai": true,
+            "seed": self.settings.sampler.seed,
+            "name": self.name,
+            "parse_special": self.parse_special,
+        })
     }
 
     fn has_room(&self) -> bool {
@@ -228,24 +228,15 @@ impl Task for OpenAi<'_> {
         pulse: &mut dyn FnMut(Pulse) -> bool,
         done: &mut dyn FnMut(u64, Answer),
     ) -> Result<()> {
-        while !self.has_room() || last {
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
-            let mut ended = Vec::new();
-            let n_tokens = self.writer.step(|text, generated| ended.push((text, generated)));
-            for (text, generated) in ended {
-                if let Some((at, cells)) = self.text(text, generated) {
-                    done(at, Ok(cells));
-                }
-            }
-            if n_tokens == 0 {
-                break;
-            }
-            if !pulse(Pulse { n_tokens }) {
-                return Err(Error::Stopped);
-            }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
-        Ok(())
+        let OpenAi { model, name, writer, open, .. } = self;
+        writer.work(last, pulse, |text, generated| {
+            if let Some((at, request, choices)) = open.take(text, generated) {
+                let line = openai::answer(&request, name, &choices, model.tokenizer());
+                done(at, Ok(cells(&line, Some(&request.custom_id))));
+            }
+        })
     }
 }

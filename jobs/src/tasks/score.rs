@@ -1,16 +1,14 @@
 //! How probable texts are: whole ones, or behind a context.
 
-use std::time::Instant;
-
 use pith::{
     Model, Result,
     batch::{Request, Scored, Scorer},
     kernel::math::exp64,
     session,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Budget, cell};
+use super::{Waiting, cell};
 use crate::{
     continuation::Continuation,
     prompt::{From, Reader},
@@ -41,12 +39,11 @@ pub struct Score<'m> {
     reader: Reader<'m>,
     options: Options,
     n_top: usize,
-    waiting: Vec<Waiting>,
-    budget: Budget,
+    waiting: Waiting<Text>,
 }
 
 /// A row that is to be scored.
-struct Waiting {
+struct Text {
     at: u64,
     sequence: Continuation,
     windows: Vec<Window>,
@@ -66,18 +63,10 @@ impl<'m> Score<'m> {
         let scorer = Scorer::new(model, session)?;
         let reader = Reader::new(model.tokenizer(), options.parse_special);
         let n_top = session.n_top;
-        Ok(Score {
-            model,
-            scorer,
-            reader,
-            options,
-            n_top,
-            waiting: Vec::new(),
-            budget: Budget::new(),
-        })
+        Ok(Score { model, scorer, reader, options, n_top, waiting: Waiting::new() })
     }
 
-    fn read(&self, at: u64, row: &Row) -> std::result::Result<Waiting, RowError> {
+    fn read(&self, at: u64, row: &Row) -> std::result::Result<Text, RowError> {
         let Options { context, text, long, .. } = &self.options;
         let text = self.reader.text(text, row)?;
         let n_bytes = text.text.len();
@@ -85,15 +74,15 @@ impl<'m> Score<'m> {
         let sequence = self.reader.pair(context.as_ref(), &text)?;
         let n_ctx = self.scorer.session().n_ctx();
         let windows = windows(sequence.ids.len(), sequence.from, n_ctx, *long)?;
-        Ok(Waiting { at, sequence, windows, n_bytes })
+        Ok(Text { at, sequence, windows, n_bytes })
     }
 
-    fn answer(&self, waiting: &Waiting, scored: &[Scored]) -> Vec<Cell> {
+    fn answer(&self, text: &Text, scored: &[Scored]) -> Vec<Cell> {
         let log_probs = || scored.iter().flat_map(|window| &window.log_probs);
-        let n = waiting.sequence.ids.len() - waiting.sequence.from;
+        let n = text.sequence.ids.len() - text.sequence.from;
         let sum: f64 = log_probs().sum();
         let mean = sum / n as f64;
-        let per_byte = sum / waiting.n_bytes as f64;
+        let per_byte = sum / text.n_bytes as f64;
         let is_greedy = scored.iter().all(Scored::is_greedy);
         let mut cells = vec![
             cell(&sum),
@@ -104,7 +93,7 @@ impl<'m> Score<'m> {
             cell(&is_greedy),
         ];
         if self.options.tokens {
-            let ids = &waiting.sequence.ids[waiting.sequence.from..];
+            let ids = &text.sequence.ids[text.sequence.from..];
             let is_best = scored.iter().flat_map(|window| &window.is_best);
             let mut top = scored.iter().flat_map(|window| &window.top);
             let tokens = ids.iter().zip(log_probs()).zip(is_best).map(|((&id, log_prob), best)| {
@@ -145,26 +134,26 @@ impl Task for Score<'_> {
         columns
     }
 
-    fn options(&self) -> Map<String, Value> {
+    fn options(&self) -> Value {
         let Options { context, text, long, tokens, parse_special } = &self.options;
-        let mut options = Map::new();
-        options.insert("context".into(), context.as_ref().map(From::describe).into());
-        options.insert("text".into(), text.describe());
-        options.insert("long".into(), long.describe().into());
-        options.insert("tokens".into(), (*tokens).into());
-        options.insert("n_top".into(), self.n_top.into());
-        options.insert("parse_special".into(), (*parse_special).into());
-        options
+        json!({
+            "context": context.as_ref().map(From::describe),
+            "text": text.describe(),
+            "long": long.describe(),
+            "tokens": tokens,
+            "n_top": self.n_top,
+            "parse_special": parse_special,
+        })
     }
 
     fn has_room(&self) -> bool {
-        self.budget.has_room()
+        self.waiting.has_room()
     }
 
     fn push(&mut self, at: u64, row: &Row) -> std::result::Result<(), RowError> {
-        let waiting = self.read(at, row)?;
-        self.budget.take(waiting.sequence.ids.len());
-        self.waiting.push(waiting);
+        let text = self.read(at, row)?;
+        let n_tokens = text.sequence.ids.len();
+        self.waiting.push(text, n_tokens);
         Ok(())
     }
 
@@ -174,13 +163,9 @@ impl Task for Score<'_> {
         pulse: &mut dyn FnMut(Pulse) -> bool,
         done: &mut dyn FnMut(u64, Answer),
     ) -> Result<()> {
-        if self.has_room() && !last {
-            return Ok(());
-        }
-        let all = std::mem::take(&mut self.waiting);
-        let began = Instant::now();
-        let requests: Vec<Request<'_>> = (all.iter())
-            .flat_map(|Waiting { sequence, windows, .. }| {
+        let Some(rows) = self.waiting.take(last) else { return Ok(()) };
+        let requests: Vec<Request<'_>> = (rows.iter())
+            .flat_map(|Text { sequence, windows, .. }| {
                 windows.iter().map(|window| Request {
                     ids: &sequence.ids[window.begin..window.end],
                     from: window.from - window.begin,
@@ -189,12 +174,12 @@ impl Task for Score<'_> {
             .collect();
         let scored = self.scorer.score(&requests, |n_tokens| pulse(Pulse { n_tokens }))?;
         let mut scored = scored.as_slice();
-        for waiting in &all {
-            let (own, rest) = scored.split_at(waiting.windows.len());
-            done(waiting.at, Ok(self.answer(waiting, own)));
+        for text in &rows {
+            let (own, rest) = scored.split_at(text.windows.len());
+            done(text.at, Ok(self.answer(text, own)));
             scored = rest;
         }
-        self.budget.done(began);
+        self.waiting.worked();
         Ok(())
     }
 }

@@ -114,8 +114,8 @@ impl Task for Worker {
         vec![column("label", Kind::Text), column("score", Kind::Float)]
     }
 
-    fn options(&self) -> Map<String, Value> {
-        Map::new()
+    fn options(&self) -> Value {
+        json!({})
     }
 
     fn has_room(&self) -> bool {
