@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pith::{Error, Model, Result, sampler};
+use pith::{Error, Model, Result};
 use pith_jobs::{
     prompt::{From, Reader},
     source::Position,
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// The rows are requests of an OpenAI batch file
-    #[arg(long, conflicts_with_all = ["template", "chat", "per_row", "log_probs", "keep", "id"])]
+    #[arg(long, conflicts_with_all = ["template", "chat", "per_row", "log_probs", "keep", "id", "prefix"])]
     openai: bool,
     /// Columns that are options of their rows: tokens, temp, top_k, top_p, min_p, repeat_penalty, seed, stop
     #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
@@ -77,24 +77,13 @@ pub fn run(args: &Args) -> Result<End> {
     let model = Model::open(&args.model)?;
     require_tokenizer(&model)?;
     let session = prepared.session(&model)?;
-    let Sampling { n, temp, top_k, top_p, min_p, repeat_penalty, seed, ref stop } = args.sampling;
+    let Sampling { n, seed, ref stop, .. } = args.sampling;
     if n == 0 {
         return Err(Error::Invalid("--tokens is 0: there is nothing to generate".into()));
     }
-    let settings = Settings {
-        n_predict: n,
-        // A job without a seed is the same each time, too.
-        sampler: sampler::Options {
-            temp,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n: 64,
-            seed: seed.unwrap_or(0),
-        },
-        stop: stop.clone(),
-    };
+    // A job without a seed is the same each time, too.
+    let sampler = args.sampling.options(seed.unwrap_or(0));
+    let settings = Settings { n_predict: n, sampler, stop: stop.clone() };
     if args.openai {
         let prepared = prepared.bare()?;
         let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -60,7 +60,7 @@ pub struct Rows {
     /// Print a summary as JSON at the end: on standard output, or where the rows go there, on standard error
     #[arg(long)]
     pub json: bool,
-    /// Write down what is done every so many seconds: more than that is never lost
+    /// Write down what is done every so many seconds, so that it outlasts the process
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub commit_every: f64,
     /// Most sequences that run side by side; fewer where --max-memory is too little for them
@@ -176,6 +176,19 @@ impl<'a> Prepared<'a> {
     pub fn run(&self, task: &mut dyn Task) -> Result<End> {
         catch_interrupts()?;
         let began = Instant::now();
+        match self.job(task, began) {
+            Ok(summary) => self.report(&summary, began.elapsed()),
+            Err(Error::Stopped) => {
+                if let Some(path) = &self.rows.output {
+                    eprintln!("pith: stopped; --resume goes on with {}", path.display());
+                }
+                Ok(End::Interrupted)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn job(&self, task: &mut dyn Task, began: Instant) -> Result<Summary> {
         let mut bar = Bar::rows();
         let output = self.output();
         let mut job = Job {
@@ -192,19 +205,7 @@ impl<'a> Prepared<'a> {
                 ..Every::default()
             },
         };
-        let mut watch = Progress { bar, began, first: None };
-        let summary = engine::run(&mut job, task, &mut watch);
-        drop((job, watch));
-        match summary {
-            Ok(summary) => self.report(&summary, began.elapsed()),
-            Err(Error::Stopped) => {
-                if let Some(path) = &self.rows.output {
-                    eprintln!("pith: stopped; --resume goes on with {}", path.display());
-                }
-                Ok(End::Interrupted)
-            }
-            Err(error) => Err(error),
-        }
+        engine::run(&mut job, task, &mut Progress { bar, began, first: None })
     }
 }
 

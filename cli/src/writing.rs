@@ -168,7 +168,7 @@ pub struct Sampling {
     /// Make tokens among the last 64 less likely by this factor; 1 means not
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
     pub repeat_penalty: f32,
-    /// Draw the same way again; without it every run differs
+    /// Draw the same way again; without it every run and chat differs, and generate draws by 0
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// End before this text (may be given several times)
@@ -180,7 +180,12 @@ impl Sampling {
     /// The sampler, and the seed it draws by.
     pub fn sampler(&self) -> (Sampler, u64) {
         let seed = self.seed.unwrap_or_else(random_seed);
-        let sampler = Sampler::new(sampler::Options {
+        (Sampler::new(self.options(seed)), seed)
+    }
+
+    /// How a sampler draws by this seed.
+    pub fn options(&self, seed: u64) -> sampler::Options {
+        sampler::Options {
             temp: self.temp,
             top_k: self.top_k,
             top_p: self.top_p,
@@ -188,8 +193,7 @@ impl Sampling {
             repeat_penalty: self.repeat_penalty,
             repeat_last_n: 64,
             seed,
-        });
-        (sampler, seed)
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pith::{Error, Model, Result, sampler, session, tokenizer::Encode};
+use pith::{Error, Model, Result, sampler, session};
 use serde_json::{Value, json, value::RawValue};
 
 use super::generate::mix;
@@ -11,6 +11,7 @@ use crate::{
     generated::Generated,
     guard::Guard,
     openai::{self, Fault, Input, Prompt, Request, Seen},
+    prompt::Reader,
     row::{Cell, Row, RowError},
     source,
     task::{Answer, Column, Kind, Pulse, Task},
@@ -29,6 +30,7 @@ pub struct OpenAi<'m> {
     /// What answers name where a request names no model.
     name: String,
     chat: Option<ChatTemplate>,
+    reader: Reader<'m>,
     writer: Writer<'m>,
     /// How texts are written, where a request doesn't say.
     settings: Settings,
@@ -85,6 +87,7 @@ impl<'m> OpenAi<'m> {
             model,
             name,
             chat: ChatTemplate::of(model, guard.as_ref())?,
+            reader: Reader::new(model.tokenizer(), parse_special),
             writer: Writer::new(model, N_TOP, settings.sampler.top_k, session)?,
             settings,
             parse_special,
@@ -108,8 +111,6 @@ impl<'m> OpenAi<'m> {
 
     /// The tokens of each of a request's prompts.
     fn prompts(&self, request: &Request) -> std::result::Result<Vec<Vec<u32>>, Fault> {
-        let tokenizer = self.model.tokenizer();
-        let encode = Encode { add_special: true, parse_special: self.parse_special };
         match &request.input {
             Input::Messages(messages) => {
                 let chat = self.chat.as_ref().ok_or_else(|| {
@@ -118,11 +119,11 @@ impl<'m> OpenAi<'m> {
                         "the model's file has no chat template; use /v1/completions",
                     )
                 })?;
-                Ok(vec![chat.prompt(messages)?.encode(tokenizer)])
+                Ok(vec![self.reader.encode(&chat.prompt(messages)?)])
             }
             Input::Prompts(prompts) => Ok((prompts.iter())
                 .map(|prompt| match prompt {
-                    Prompt::Text(text) => tokenizer.encode(text, encode),
+                    Prompt::Text(text) => self.reader.encode(&self.reader.plain(text.as_str())),
                     Prompt::Ids(ids) => ids.clone(),
                 })
                 .collect()),
@@ -209,10 +210,14 @@ impl Task for OpenAi<'_> {
     }
 
     fn push(&mut self, at: u64, row: &Row) -> std::result::Result<(), RowError> {
-        let is_first = self.is_first(at, row).unwrap_or_else(|error| {
-            self.failed = Some(error);
-            true
-        });
+        let is_first = match self.is_first(at, row) {
+            Ok(is_first) => is_first,
+            // Taken, so that the engine lets the task work, which ends with the error.
+            Err(error) => {
+                self.failed = Some(error);
+                return Ok(());
+            }
+        };
         let taken = if is_first { self.take(at, row) } else { Err(Seen::fault(row)) };
         taken.map_err(|fault| {
             let custom_id = openai::custom_id(row);
