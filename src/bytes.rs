@@ -23,6 +23,7 @@ pub struct Bytes(Inner);
 enum Inner {
     Mapped(memmap2::Mmap),
     Owned(Vec<u8>),
+    Lent(&'static [u8]),
 }
 
 impl Bytes {
@@ -53,6 +54,11 @@ impl Bytes {
     pub fn from_vec(bytes: Vec<u8>) -> Bytes {
         Bytes(Inner::Owned(bytes))
     }
+
+    /// Bytes that stay where they are: part of the program, or memory that outlives all use of them.
+    pub fn from_static(bytes: &'static [u8]) -> Bytes {
+        Bytes(Inner::Lent(bytes))
+    }
 }
 
 impl fmt::Debug for Bytes {
@@ -68,8 +74,19 @@ impl Deref for Bytes {
         match &self.0 {
             Inner::Mapped(map) => map,
             Inner::Owned(bytes) => bytes,
+            Inner::Lent(bytes) => bytes,
         }
     }
+}
+
+/// The hash of nothing.
+pub(crate) const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a (Fowler, Noll, Vo) with 64 bits, begun by `hash`.
+pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 #[cfg(test)]

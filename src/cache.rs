@@ -11,6 +11,7 @@ use std::ops::Range;
 use crate::{
     Error, Result,
     kernel::{A8, Kernels, SHARE, SIDE, Stored},
+    zeros::zeros,
 };
 
 /// Keys and values of `n_seq` sequences of up to `n_ctx` tokens.
@@ -73,24 +74,17 @@ enum Data {
     Q8_0 { codes: Vec<i8>, scales: Vec<u16> },
 }
 
-/// `vec![0; n]` asks for zeroed pages without touching them, but aborts if refused: so a reservation
-/// is tried first.
-fn zeros<T: Clone + Default>(len: usize) -> Option<Vec<T>> {
-    Vec::<T>::new().try_reserve_exact(len).ok()?;
-    Some(vec![T::default(); len])
-}
-
 impl Store {
     /// Zeros; the caller has checked that the numbers' bytes fit in memory.
-    fn new(shape: &Shape, width: usize, stride: usize) -> Option<Store> {
-        let (rows, n_scales) = (shape.rows()?, shape.n_scales());
+    fn new(shape: &Shape, width: usize, stride: usize) -> Result<Store> {
+        let (rows, n_scales) = (shape.rows().unwrap_or(usize::MAX), shape.n_scales());
         let len = rows * width;
         let data = match shape.of {
             Type::F16 => Data::F16(zeros(len)?),
             Type::F32 => Data::F32(zeros(len)?),
             Type::Q8_0 => Data::Q8_0 { codes: zeros(len)?, scales: zeros(rows * n_scales)? },
         };
-        Some(Store { width, n_scales, stride, data })
+        Ok(Store { width, n_scales, stride, data })
     }
 
     /// Stores a row.
@@ -135,6 +129,42 @@ impl Store {
         }
     }
 
+    /// Bytes of a row.
+    fn row_bytes(&self) -> usize {
+        match &self.data {
+            Data::F16(_) => 2 * self.width,
+            Data::F32(_) => 4 * self.width,
+            Data::Q8_0 { .. } => self.width + 2 * self.n_scales,
+        }
+    }
+
+    /// Rows from and to multiples of 16, as little-endian bytes.
+    fn save(&self, rows: Range<usize>, to: &mut [u8]) {
+        match self.get(rows.clone()) {
+            Stored::F16(x) => save(x, to, u16::to_le_bytes),
+            Stored::F32(x) => save(x, to, f32::to_le_bytes),
+            Stored::Q8_0 { codes, scales } => {
+                let (of_codes, of_scales) = to.split_at_mut(codes.len());
+                save(codes, of_codes, i8::to_le_bytes);
+                save(scales, of_scales, u16::to_le_bytes);
+            }
+        }
+    }
+
+    fn load(&mut self, rows: Range<usize>, from: &[u8]) {
+        let span = |width: usize| rows.start * width..rows.end * width;
+        match &mut self.data {
+            Data::F16(store) => load(from, &mut store[span(self.width)], u16::from_le_bytes),
+            Data::F32(store) => load(from, &mut store[span(self.width)], f32::from_le_bytes),
+            Data::Q8_0 { codes, scales } => {
+                let codes = &mut codes[span(self.width)];
+                let (of_codes, of_scales) = from.split_at(codes.len());
+                load(of_codes, codes, i8::from_le_bytes);
+                load(of_scales, &mut scales[span(self.n_scales)], u16::from_le_bytes);
+            }
+        }
+    }
+
     /// Copies rows from and to multiples of 16.
     fn copy_within(&mut self, rows: Range<usize>, to: usize) {
         let span = |width: usize| rows.start * width..rows.end * width;
@@ -147,6 +177,16 @@ impl Store {
             }
         }
     }
+}
+
+/// Numbers as little-endian bytes.
+fn save<T: Copy, const N: usize>(from: &[T], to: &mut [u8], bytes: impl Fn(T) -> [u8; N]) {
+    to.as_chunks_mut().0.iter_mut().zip(from).for_each(|(to, from)| *to = bytes(*from));
+}
+
+/// Numbers of little-endian bytes.
+fn load<T, const N: usize>(from: &[u8], to: &mut [T], number: impl Fn([u8; N]) -> T) {
+    to.iter_mut().zip(from.as_chunks().0).for_each(|(to, from)| *to = number(*from));
 }
 
 /// Writes numbers `stride` apart.
@@ -209,12 +249,11 @@ impl Cache {
     /// # Errors
     /// The memory can't be had.
     pub fn new(shape: Shape) -> Result<Cache> {
-        let too_much = || Error::Memory { needed: shape.bytes(), limit: isize::MAX as u64 };
         if shape.bytes() > isize::MAX as u64 {
-            return Err(too_much());
+            return Err(Error::OutOfMemory { wanted: shape.bytes() });
         }
-        let keys = Store::new(&shape, shape.head_dim, SIDE).ok_or_else(too_much)?;
-        let values = Store::new(&shape, shape.value_width(), 1).ok_or_else(too_much)?;
+        let keys = Store::new(&shape, shape.head_dim, SIDE)?;
+        let values = Store::new(&shape, shape.value_width(), 1)?;
         Ok(Cache { shape, keys, values, lengths: vec![0; shape.n_seq] })
     }
 
@@ -249,15 +288,49 @@ impl Cache {
         if from == to {
             return;
         }
-        for layer in 0..self.shape.n_layer {
-            for head in 0..self.shape.n_head_kv {
-                let rows = self.rows((layer, from, head), 0..n);
-                let target = self.rows((layer, to, head), 0..n).start;
-                self.keys.copy_within(rows.clone(), target);
-                self.values.copy_within(rows, target);
-            }
+        for (layer, head) in self.heads() {
+            let rows = self.rows((layer, from, head), 0..n);
+            let target = self.rows((layer, to, head), 0..n).start;
+            self.keys.copy_within(rows.clone(), target);
+            self.values.copy_within(rows, target);
         }
         self.lengths[to] = n;
+    }
+
+    /// Bytes of `n` positions of a sequence, as [`Cache::save`] writes them.
+    pub(crate) fn saved_bytes(&self, n: usize) -> usize {
+        let Shape { n_layer, n_head_kv, .. } = self.shape;
+        let rows = n.next_multiple_of(SIDE);
+        n_layer * n_head_kv * rows * (self.keys.row_bytes() + self.values.row_bytes())
+    }
+
+    /// The keys and values of a sequence's first `n` positions, head by head, in whole sixteens.
+    pub(crate) fn save(&self, seq: usize, n: usize, mut to: &mut [u8]) {
+        for (layer, head) in self.heads() {
+            let rows = self.rows((layer, seq, head), 0..n);
+            for store in [&self.keys, &self.values] {
+                let bytes = to.split_off_mut(..rows.len() * store.row_bytes());
+                store.save(rows.clone(), bytes.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Makes a sequence what was saved: `from` is as long as [`Cache::saved_bytes`] says.
+    pub(crate) fn load(&mut self, seq: usize, n: usize, mut from: &[u8]) {
+        for (layer, head) in self.heads() {
+            let rows = self.rows((layer, seq, head), 0..n);
+            for store in [&mut self.keys, &mut self.values] {
+                let bytes = from.split_off(..rows.len() * store.row_bytes());
+                store.load(rows.clone(), bytes.unwrap_or_default());
+            }
+        }
+        self.lengths[seq] = n;
+    }
+
+    /// Layers and key/value heads.
+    fn heads(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let Shape { n_layer, n_head_kv, .. } = self.shape;
+        (0..n_layer).flat_map(move |layer| (0..n_head_kv).map(move |head| (layer, head)))
     }
 
     /// Rows before the first of one head, and where of a sequence's rows `positions` are, in whole
@@ -435,7 +508,7 @@ mod tests {
     fn an_absurd_shape_is_refused() {
         for &of in Type::ALL {
             let shape = Shape { n_ctx: usize::MAX / 64, ..shape(of) };
-            assert!(matches!(Cache::new(shape), Err(Error::Memory { .. })));
+            assert!(matches!(Cache::new(shape), Err(Error::OutOfMemory { .. })));
         }
     }
 }

@@ -58,7 +58,8 @@ impl Answer {
 /// # Errors
 /// As [`Session::classify`].
 pub fn classify(session: &mut Session<'_>, ids: &[u32]) -> Result<Vec<Answer>> {
-    let classifier = session.model().require_classifier()?;
+    let model = session.held();
+    let classifier = model.require_classifier()?;
     if ids.len() > session.n_ctx() {
         return Err(Error::ContextFull { n_ctx: session.n_ctx(), wanted: ids.len() });
     }

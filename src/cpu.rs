@@ -15,6 +15,7 @@ use crate::{
     model::{Model, Weight},
     plan::{Buf, BufKind, Limits, LowRank, NormSpec, Op, Part, Plan, RopeSpec},
     team::{Mat, Region, Team, Tile},
+    zeros::zeros,
 };
 
 pub use logits::{Ask, Score, Scores};
@@ -36,6 +37,17 @@ pub struct Row {
     pub id: u32,
     /// Whether its logits are wanted.
     pub wanted: bool,
+}
+
+/// What a step is to come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// The logits of wanted rows.
+    Logits,
+    /// No logits are written: those of each wanted row are summed, the best kept, questions answered.
+    Scores,
+    /// The final hidden states of wanted rows.
+    Hidden,
 }
 
 /// A CPU with everything that its steps need.
@@ -78,7 +90,7 @@ impl Cpu {
     /// Memory for steps within the limits.
     ///
     /// # Errors
-    /// The threads can't be started.
+    /// The threads can't be started, or the system has no more memory.
     pub fn new(
         model: &Model,
         plan: &Plan,
@@ -88,37 +100,35 @@ impl Cpu {
         let team = Team::new(limits.n_threads)?;
         let buffers = plan.buffers.iter().enumerate().map(|(i, spec)| {
             let rows = plan.n_rows(Buf(i), limits);
-            match spec.kind {
-                BufKind::F32 => {
-                    Buffer::F32 { data: vec![0.0; rows * spec.width], width: spec.width }
-                }
+            Ok(match spec.kind {
+                BufKind::F32 => Buffer::F32 { data: zeros(rows * spec.width)?, width: spec.width },
                 BufKind::Acts => {
                     let n_groups = spec.width.div_ceil(256);
                     let (n_panels, n_rows) = acts::most(rows);
                     Buffer::Acts {
-                        panels: vec![Panel::ZERO; n_panels * n_groups],
-                        rows: vec![A8::ZERO; n_rows * n_groups],
+                        panels: zeros(n_panels * n_groups)?,
+                        rows: zeros(n_rows * n_groups)?,
                         n_groups,
                     }
                 }
-            }
+            })
         });
         let ropes = plan.ropes.iter().map(|rope| {
             let half = limits.n_batch * rope.n_rot / 2;
             let RopeSpec { n_rot, base, scale, ref factors, magnitude } = *rope;
             let angles = RopeAngles::new(n_rot, base, scale, factors.as_deref(), magnitude);
-            RopeBuffer { angles, cos: vec![0.0; half], sin: vec![0.0; half] }
+            Ok(RopeBuffer { angles, cos: zeros(half)?, sin: zeros(half)? })
         });
         let sizes = Sizes::new(model, plan, limits);
-        let scratch = (0..team.n_threads()).map(|_| Mutex::new(Scratch::new(&sizes)));
-        let parts = attend::Parts::new(model.hparams(), limits.n_ctx, team.n_threads());
+        let scratch = (0..team.n_threads()).map(|_| Scratch::new(&sizes).map(Mutex::new));
+        let parts = attend::Parts::new(model.hparams(), limits.n_ctx, team.n_threads())?;
         Ok(Cpu {
             parts,
-            scores: logits::Scores::new(plan, limits),
+            scores: logits::Scores::new(plan, limits)?,
             kernels,
-            buffers: buffers.collect(),
-            ropes: ropes.collect(),
-            scratch: scratch.collect(),
+            buffers: buffers.collect::<Result<_>>()?,
+            ropes: ropes.collect::<Result<_>>()?,
+            scratch: scratch.collect::<Result<_>>()?,
             team,
         })
     }
@@ -143,30 +153,26 @@ impl Cpu {
     }
 
     /// Runs the plan over `rows`, which extend their sequences in `cache`: rows of one sequence
-    /// are adjacent and their positions ascend from the sequence's length without a gap. The
-    /// caller (session) has checked this, the ids and the numbers of rows.
-    pub fn step(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row]) {
-        self.run(model, plan, cache, rows, false);
-    }
-
-    /// As [`Cpu::step`], but writes no logits: it sums those of each wanted row, keeps the best, and
-    /// answers questions, whose rows and ids the caller has checked.
-    pub fn score(
+    /// are adjacent and their positions ascend from the sequence's length without a gap. Between ops it
+    /// asks `stop` whether to end here: it then says false, and no sequence has grown. The caller
+    /// (session) has checked rows and questions.
+    #[allow(clippy::too_many_arguments)]
+    pub fn step(
         &mut self,
         model: &Model,
         plan: &Plan,
         cache: &mut Cache,
         rows: &[Row],
+        goal: Goal,
         asks: &[Ask],
-    ) {
-        self.scores.ask(asks);
-        self.run(model, plan, cache, rows, true);
-    }
-
-    fn run(&mut self, model: &Model, plan: &Plan, cache: &mut Cache, rows: &[Row], score: bool) {
+        stop: impl Fn() -> bool,
+    ) -> bool {
+        if goal == Goal::Scores {
+            self.scores.ask(asks);
+        }
         let Cpu { kernels, team, buffers, ropes, scratch, parts, scores } = self;
         let n_wanted = rows.iter().filter(|r| r.wanted).count();
-        team.step(|region| {
+        let done = team.step(|region| {
             let mut step = Step {
                 kernels,
                 region,
@@ -180,17 +186,22 @@ impl Cpu {
                 n_wanted,
             };
             for op in &plan.ops {
-                if !score || op.writes() != Some(plan.logits) {
+                if stop() {
+                    return false;
+                }
+                if goal == Goal::Logits || op.writes() != Some(plan.logits) {
                     step.run(op, cache);
                 }
             }
-            if score {
+            if goal == Goal::Scores {
                 step.score(scores);
             }
+            true
         });
-        for row in rows {
+        for row in rows.iter().filter(|_| done) {
             cache.grow(row.seq, row.position + 1);
         }
+        done
     }
 
     /// The first `n` rows of an f32 buffer.
@@ -201,7 +212,7 @@ impl Cpu {
         }
     }
 
-    /// What came of the last [`Cpu::score`].
+    /// What came of the last step for [`Goal::Scores`].
     pub fn scores(&self) -> &Scores {
         &self.scores
     }
@@ -251,14 +262,14 @@ impl Sizes {
 }
 
 impl Scratch {
-    fn new(sizes: &Sizes) -> Scratch {
-        Scratch {
-            attend: attend::Scratch::new(sizes.head_dim, sizes.group),
-            row: vec![0.0; sizes.row],
-            packs: vec![Pack::ZERO; sizes.packs],
-            change: vec![0.0; sizes.change],
-            score: logits::Scratch::new(&sizes.score),
-        }
+    fn new(sizes: &Sizes) -> Result<Scratch> {
+        Ok(Scratch {
+            attend: attend::Scratch::new(sizes.head_dim, sizes.group)?,
+            row: zeros(sizes.row)?,
+            packs: zeros(sizes.packs)?,
+            change: zeros(sizes.change)?,
+            score: logits::Scratch::new(&sizes.score)?,
+        })
     }
 }
 

@@ -39,6 +39,11 @@ pub enum Error {
         /// Bytes allowed.
         limit: u64,
     },
+    /// The system has no more memory.
+    OutOfMemory {
+        /// Bytes that were asked for.
+        wanted: u64,
+    },
     /// A sequence would grow past its context.
     ContextFull {
         /// Tokens that the context holds.
@@ -86,6 +91,10 @@ impl fmt::Display for Error {
                 f,
                 "the plan needs {needed} bytes of memory, over the ceiling of {limit}; \
                  lower the context (--ctx) or raise --max-memory"
+            ),
+            Error::OutOfMemory { wanted } => write!(
+                f,
+                "the system refuses {wanted} bytes of memory; lower the context (--ctx), or free some"
             ),
             Error::ContextFull { n_ctx, wanted } => write!(
                 f,

@@ -120,6 +120,12 @@ static TABLES: &[(IsHere, &Kernels)] = &[
     (|| true, &scalar::TABLE),
 ];
 
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The safe face: each method checks lengths, then calls the table.
 #[allow(unsafe_code)]
 impl Kernels {

@@ -12,6 +12,7 @@
 //! | [`gguf`] | the container: read as borrowed views, write atomically |
 //! | [`team`] | worker threads and disjoint tiles of a matrix |
 //! | [`kernel`] | arithmetic: the scalar reference and one table per instruction set |
+//! | `zeros` | zeroed memory that can be refused |
 //! | [`model`] | a mapped file bound to its family row: numbers and weights |
 //! | [`lora`] | an adapter's file: low-rank changes of a model's matrices |
 //! | [`plan`] | the model as a flat list of ops over numbered buffers |
@@ -52,8 +53,9 @@ pub mod sampler;
 pub mod session;
 pub mod team;
 pub mod tokenizer;
+mod zeros;
 
 pub use error::{Error, Result};
 pub use lora::Lora;
-pub use model::Model;
+pub use model::{Held, Model};
 pub use session::Session;

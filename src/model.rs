@@ -7,13 +7,18 @@ mod rope;
 pub use classifier::Classifier;
 pub use rope::Rope;
 
-use std::{collections::HashMap, ops::Range, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    ops::{Deref, Range},
+    path::Path,
+    sync::Arc,
+};
 
 use pith_models::{Act, EmbedScale, Family, Hp, Join, Kind, QkNorm, ScoreScale, Value as Default};
 
 use crate::{
     Error, Result,
-    bytes::Bytes,
+    bytes::{Bytes, FNV, fnv},
     gguf::{Gguf, Tensor},
     quant::Format,
     tokenizer::Tokenizer,
@@ -33,6 +38,38 @@ pub struct Model {
     vectors: HashMap<String, Vec<f32>>,
     tokenizer: Tokenizer,
     classifier: Option<Classifier>,
+}
+
+/// A model that a session holds: borrowed, or shared, so that the session can outlive its maker.
+#[derive(Clone)]
+pub enum Held<'m> {
+    /// Somebody else keeps it.
+    Borrowed(&'m Model),
+    /// Whoever holds it last frees it.
+    Shared(Arc<Model>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        match self {
+            Held::Borrowed(model) => model,
+            Held::Shared(model) => model,
+        }
+    }
+}
+
+impl<'m> From<&'m Model> for Held<'m> {
+    fn from(model: &'m Model) -> Held<'m> {
+        Held::Borrowed(model)
+    }
+}
+
+impl From<Arc<Model>> for Held<'_> {
+    fn from(model: Arc<Model>) -> Self {
+        Held::Shared(model)
+    }
 }
 
 /// A matrix `[n_out, n_in]` in the map.
@@ -205,6 +242,15 @@ impl Model {
     /// The whole file.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// What tells this model from others, nearly always: a hash of the file's length and of 1024 pieces of it.
+    pub(crate) fn identity(&self) -> u64 {
+        let bytes: &[u8] = &self.bytes;
+        let pieces = bytes.chunks(bytes.len().div_ceil(1024).max(64));
+        pieces.fold(fnv(FNV, &(bytes.len() as u64).to_le_bytes()), |hash, piece| {
+            fnv(hash, &piece[..piece.len().min(64)])
+        })
     }
 
     /// A matrix by its GGUF name.

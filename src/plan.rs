@@ -299,7 +299,15 @@ impl Plan {
 
     /// Whether adapters change a product.
     pub fn has_low_rank(&self) -> bool {
-        self.ops.iter().any(|op| matches!(op, Op::LowRank { .. }))
+        self.low_ranks().next().is_some()
+    }
+
+    /// What adapters add to products.
+    pub fn low_ranks(&self) -> impl Iterator<Item = &LowRank> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::LowRank { low, .. } => Some(low),
+            _ => None,
+        })
     }
 
     /// Rows that a buffer has.

@@ -52,6 +52,11 @@ impl Sampler {
         Sampler { state: options.seed, options, candidates: Vec::new() }
     }
 
+    /// Makes room for a vocabulary, so that sampling allocates nothing.
+    pub fn reserve(&mut self, n_vocab: usize) {
+        self.candidates.reserve(n_vocab.saturating_sub(self.candidates.len()));
+    }
+
     /// The next id, given logits `[n_vocab]` and the ids so far. NaN logits are never chosen while
     /// there are others.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> u32 {

@@ -1,15 +1,25 @@
 //! Sequences that grow: a model, a plan, a cache and a CPU, with all memory planned before the
 //! first token. A session is one mutable timeline; the model under it is shared.
 
-use std::{num::NonZero, thread};
+mod embed;
+mod planned;
+mod state;
 
+pub use embed::Pooling;
+pub use planned::{Memory, Options};
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use self::planned::Planned;
 use crate::{
     Error, Result,
-    cache::{self, Cache, Shape},
-    cpu::{Cpu, Row, Scores},
+    cache::Cache,
+    cpu::{Cpu, Goal, Row, Scores},
     kernel::Kernels,
-    lora::Adapter,
-    model::{Hparams as Hp, Model},
+    model::{Held, Model},
     plan::{Limits, Plan},
 };
 
@@ -17,79 +27,6 @@ pub use crate::{
     cpu::{Ask, Score},
     kernel::Candidate,
 };
-
-/// Context that a session gets where nobody says: enough for most prompts, small on a device.
-const DEFAULT_CTX: usize = 4096;
-
-/// What a session is made for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Tokens per sequence; 0 is the model's own context, at most 4096. Models with LongRoPE (Phi-3
-    /// with 128k) turn by other factors where it is over their first context, as llama.cpp does.
-    pub n_ctx: usize,
-    /// Sequences.
-    pub n_seq: usize,
-    /// Most tokens of one step; longer prompts run in several.
-    pub n_batch: usize,
-    /// Most tokens of one step whose logits are wanted.
-    pub n_logits: usize,
-    /// Whether there is memory for [`Session::score`]; it needs no `n_logits`.
-    pub score: bool,
-    /// Most of the likeliest ids that a score names.
-    pub n_top: usize,
-    /// How the KV cache stores its values.
-    pub cache: cache::Type,
-    /// Threads; 0 is all cores.
-    pub n_threads: usize,
-    /// Adapters, whose changes are added in this order.
-    pub adapters: Vec<Adapter>,
-    /// Instruction set; `None` is the best of this CPU.
-    pub kernels: Option<&'static Kernels>,
-    /// Ceiling on the planned memory, in bytes.
-    pub max_memory: Option<u64>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            n_ctx: 0,
-            n_seq: 1,
-            n_batch: 128,
-            n_logits: 1,
-            score: false,
-            n_top: 0,
-            cache: cache::Type::F16,
-            n_threads: 0,
-            adapters: Vec::new(),
-            kernels: None,
-            max_memory: None,
-        }
-    }
-}
-
-impl std::fmt::Debug for Kernels {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Planned memory in bytes; the weights stay in the map and are not counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// The KV cache.
-    pub kv: u64,
-    /// The plan's buffers.
-    pub buffers: u64,
-    /// All threads' scratch.
-    pub scratch: u64,
-}
-
-impl Memory {
-    /// The sum.
-    pub fn total(&self) -> u64 {
-        self.kv.saturating_add(self.buffers).saturating_add(self.scratch)
-    }
-}
 
 /// What happens when a sequence has filled its context and is to grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,17 +43,47 @@ pub enum OnFull {
 
 /// Sequences over one model.
 pub struct Session<'m> {
-    model: &'m Model,
+    model: Held<'m>,
     plan: Plan,
     cache: Cache,
     cpu: Cpu,
     rows: Vec<Row>,
     asks: Vec<Ask>,
+    /// Of each row of a step of texts that wants logits: the text and the token.
+    answered: Vec<(usize, usize)>,
+    /// Each has room for n_ctx.
     ids: Vec<Vec<u32>>,
     n_batch: usize,
     n_logits: usize,
     score: bool,
     memory: Memory,
+    stop: Stopper,
+}
+
+/// Ends a session's work from any thread, or from a signal handler: what it is asked for, or is asked
+/// for next, is [`Error::Stopped`], between two ops of a step. [`crate::batch`] doesn't heed it: it
+/// asks its callers after each step.
+#[derive(Clone, Debug, Default)]
+pub struct Stopper(Arc<AtomicBool>);
+
+impl Stopper {
+    /// Ends it.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has said so; once.
+    pub(crate) fn take(&self) -> bool {
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// An empty list with room for n, or an error.
+fn room(n: usize) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    let wanted = (n as u64).saturating_mul(size_of::<u32>() as u64);
+    ids.try_reserve_exact(n).map_err(|_| Error::OutOfMemory { wanted })?;
+    Ok(ids)
 }
 
 impl<'m> Session<'m> {
@@ -124,63 +91,62 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// A tensor is missing or misshapen, an option or adapter makes no sense for the model, or the
-    /// plan is over `max_memory`.
-    pub fn new(model: &'m Model, options: &Options) -> Result<Session<'m>> {
-        let hp = model.hparams();
-        let n_ctx = match options.n_ctx {
-            0 => hp.n_ctx.min(DEFAULT_CTX),
-            n if n <= hp.n_ctx => n,
-            n => {
-                return Err(Error::Invalid(format!(
-                    "a context of {n} tokens is over the model's {}",
-                    hp.n_ctx
-                )));
-            }
-        };
-        let plan = Plan::new(model, &options.adapters, n_ctx)?;
-        let Options { n_seq, n_batch, n_logits, .. } = *options;
-        if n_seq == 0 || n_batch == 0 || n_logits == 0 {
-            return Err(Error::Invalid("n_seq, n_batch and n_logits are at least 1".into()));
-        }
-        let n_threads = match options.n_threads {
-            0 => thread::available_parallelism().map_or(1, NonZero::get),
-            n => n,
-        };
-        // A head's logits are few: any token of a step may want them.
-        let n_logits = if model.classifier().is_some() { n_logits.max(n_batch) } else { n_logits };
-        let Hp { n_layer, n_head_kv, head_dim, .. } = *hp;
-        let shape = Shape { n_layer, n_seq, n_head_kv, n_ctx, head_dim, of: options.cache };
-        let n_top = options.score.then_some(options.n_top.min(hp.n_vocab));
-        let limits = Limits { n_ctx, n_batch, n_logits, n_top, n_threads };
-        let memory = Memory {
-            kv: shape.bytes(),
-            buffers: plan.buffer_bytes(&limits) as u64,
-            scratch: Cpu::scratch_bytes(model, &plan, &limits) as u64,
-        };
+    /// plan is over `max_memory` or more than the system has.
+    pub fn new(model: impl Into<Held<'m>>, options: &Options) -> Result<Session<'m>> {
+        let model = model.into();
+        let Planned { plan, shape, limits, memory } = Planned::new(&model, options)?;
         if let Some(limit) = options.max_memory.filter(|&limit| memory.total() > limit) {
             return Err(Error::Memory { needed: memory.total(), limit });
         }
         let kernels = options.kernels.unwrap_or_else(Kernels::best);
-        let cache = Cache::new(shape)?;
-        let cpu = Cpu::new(model, &plan, kernels, &limits)?;
+        let Limits { n_batch, n_logits, .. } = limits;
+        // What the system refuses is part of this sum.
+        let refused = |error| match error {
+            Error::OutOfMemory { .. } => Error::OutOfMemory { wanted: memory.total() },
+            error => error,
+        };
         Ok(Session {
+            cache: Cache::new(shape).map_err(refused)?,
+            cpu: Cpu::new(&model, &plan, kernels, &limits).map_err(refused)?,
+            ids: (0..shape.n_seq)
+                .map(|_| room(shape.n_ctx))
+                .collect::<Result<_>>()
+                .map_err(refused)?,
             model,
             plan,
-            cache,
-            cpu,
             rows: Vec::with_capacity(n_batch),
             asks: Vec::with_capacity(if options.score { n_batch } else { 0 }),
-            ids: vec![Vec::new(); n_seq],
+            answered: Vec::with_capacity(n_batch),
             n_batch,
             n_logits,
             score: options.score,
             memory,
+            stop: Stopper::default(),
         })
     }
 
+    /// What a session with these options takes; nothing is allocated, and
+    /// [`Options::max_memory`] isn't asked.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn plan_memory(model: &Model, options: &Options) -> Result<Memory> {
+        Planned::new(model, options).map(|planned| planned.memory)
+    }
+
     /// The model.
-    pub fn model(&self) -> &'m Model {
-        self.model
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model, for longer than the session is borrowed.
+    pub fn held(&self) -> Held<'m> {
+        self.model.clone()
+    }
+
+    /// What ends this session's work from another thread.
+    pub fn stopper(&self) -> Stopper {
+        self.stop.clone()
     }
 
     /// The plan.
@@ -232,9 +198,19 @@ impl<'m> Session<'m> {
         for (i, batch) in ids.chunks(self.n_batch).enumerate() {
             self.rows.clear();
             self.push(seq, batch, i + 1 == batches);
-            self.step();
+            self.or_undone(seq, i * self.n_batch, |session| session.step(Goal::Logits))?;
         }
         Ok(self.cpu.rows_mut(self.plan.logits, 1))
+    }
+
+    /// Runs a step; where it is stopped, takes back the `n` tokens that the sequence got before it.
+    fn or_undone(
+        &mut self,
+        seq: usize,
+        n: usize,
+        step: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        step(self).inspect_err(|_| self.truncate(seq, self.ids[seq].len() - n))
     }
 
     /// As [`Session::eval`], but hands the logits `[n, n_vocab]` after every token to `each`, some
@@ -254,7 +230,7 @@ impl<'m> Session<'m> {
             self.rows.clear();
             self.push(seq, batch, false);
             self.rows.iter_mut().for_each(|row| row.wanted = true);
-            self.step();
+            self.or_undone(seq, i * most, |session| session.step(Goal::Logits))?;
             each(i * most, self.cpu.rows(self.plan.logits, batch.len()));
         }
         Ok(())
@@ -304,7 +280,7 @@ impl<'m> Session<'m> {
             self.rows.iter_mut().for_each(|row| row.wanted = true);
             self.asks.clear();
             self.asks.extend(targets.iter().zip(0..).map(|(&id, row)| Ask { row, id }));
-            self.cpu.score(self.model, &self.plan, &mut self.cache, &self.rows, &self.asks);
+            self.or_undone(seq, i * self.n_batch, |session| session.step(Goal::Scores))?;
             let scores = self.cpu.scores();
             for row in 0..ids.len() {
                 let (logit, log_sum_exp) = (scores.logit(row), scores.log_sum_exp(row));
@@ -338,7 +314,7 @@ impl<'m> Session<'m> {
         for &(seq, ids) in batch {
             self.push(seq, ids, true);
         }
-        self.step();
+        self.step(Goal::Logits)?;
         Ok(self.cpu.rows_mut(self.plan.logits, batch.len()))
     }
 
@@ -351,19 +327,19 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::eval`]; also if the model is no classifier, or a sequence occurs twice. No
-    /// sequence has then grown.
+    /// sequence has then grown, but where the work was stopped: sequences then hold what had run.
     pub fn classify(
         &mut self,
         texts: &[(usize, &[u32])],
         mut each: impl FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
-        let classifier = self.model.require_classifier()?;
+        let model = self.held();
+        let classifier = model.require_classifier()?;
         for &(seq, ids) in texts {
             self.check_growth(seq, ids)?;
         }
         check_distinct(texts)?;
-        // Of each row of the next step that wants logits: the text and the token.
-        let mut wanted = Vec::with_capacity(self.n_batch);
+        self.answered.clear();
         self.rows.clear();
         for (text, &(seq, ids)) in texts.iter().enumerate() {
             let answers = classifier.rows(ids);
@@ -376,34 +352,30 @@ impl<'m> Session<'m> {
                 });
                 self.ids[seq].push(id);
                 if answers.contains(&at) {
-                    wanted.push((text, at));
+                    self.answered.push((text, at));
                 }
                 if self.rows.len() == self.n_batch {
-                    self.classify_step(&mut wanted, &mut each);
+                    self.classify_step(&mut each)?;
                 }
             }
         }
-        self.classify_step(&mut wanted, &mut each);
-        Ok(())
+        self.classify_step(&mut each)
     }
 
     /// Runs the rows that are waiting, if any, and hands out what came of them.
-    fn classify_step(
-        &mut self,
-        wanted: &mut Vec<(usize, usize)>,
-        each: &mut impl FnMut(usize, usize, &[f32]),
-    ) {
+    fn classify_step(&mut self, each: &mut impl FnMut(usize, usize, &[f32])) -> Result<()> {
         if self.rows.is_empty() {
-            return;
+            return Ok(());
         }
-        self.step();
-        let logits = self.cpu.rows(self.plan.logits, wanted.len());
+        self.step(Goal::Logits)?;
+        let logits = self.cpu.rows(self.plan.logits, self.answered.len());
         let n_labels = self.plan.head.part.weight.n_out;
-        for (&(text, at), logits) in wanted.iter().zip(logits.chunks_exact(n_labels)) {
+        for (&(text, at), logits) in self.answered.iter().zip(logits.chunks_exact(n_labels)) {
             each(text, at, logits);
         }
-        wanted.clear();
+        self.answered.clear();
         self.rows.clear();
+        Ok(())
     }
 
     /// What a step of a language model must be.
@@ -413,20 +385,24 @@ impl<'m> Session<'m> {
     }
 
     fn check_growth(&self, seq: usize, ids: &[u32]) -> Result<()> {
-        let n_seq = self.ids.len();
-        let past = self.ids.get(seq).map(Vec::len);
-        let past = past.ok_or_else(|| {
-            Error::Invalid(format!("sequence {seq} of a session that has {n_seq}"))
-        })?;
+        self.check_seq(seq)?;
         if ids.is_empty() {
             return Err(Error::Invalid("no tokens to evaluate".into()));
         }
         self.check_tokens(ids)?;
-        let wanted = past + ids.len();
+        let wanted = self.ids[seq].len() + ids.len();
         if wanted > self.n_ctx() {
             return Err(Error::ContextFull { n_ctx: self.n_ctx(), wanted });
         }
         Ok(())
+    }
+
+    fn check_seq(&self, seq: usize) -> Result<()> {
+        let n_seq = self.ids.len();
+        match seq < n_seq {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!("sequence {seq} of a session that has {n_seq}"))),
+        }
     }
 
     pub(crate) fn check_tokens(&self, ids: &[u32]) -> Result<()> {
@@ -454,13 +430,29 @@ impl<'m> Session<'m> {
 
     /// Runs the step that [`Session::add`] has put together: [`Session::logits`] then has its logits.
     pub(crate) fn run(&mut self) {
-        self.step();
+        self.cpu.step(
+            &self.model,
+            &self.plan,
+            &mut self.cache,
+            &self.rows,
+            Goal::Logits,
+            &[],
+            || false,
+        );
         self.rows.clear();
     }
 
     /// Runs it without writing logits, and answers questions: see [`Session::scores`].
     pub(crate) fn run_scores(&mut self, asks: &[Ask]) {
-        self.cpu.score(self.model, &self.plan, &mut self.cache, &self.rows, asks);
+        self.cpu.step(
+            &self.model,
+            &self.plan,
+            &mut self.cache,
+            &self.rows,
+            Goal::Scores,
+            asks,
+            || false,
+        );
         self.rows.clear();
     }
 
@@ -475,8 +467,16 @@ impl<'m> Session<'m> {
         self.cpu.scores()
     }
 
-    fn step(&mut self) {
-        self.cpu.step(self.model, &self.plan, &mut self.cache, &self.rows);
+    /// Runs the rows; where that is stopped, their sequences are as before.
+    fn step(&mut self, goal: Goal) -> Result<()> {
+        let Session { model, plan, cache, rows, asks, stop, .. } = self;
+        if self.cpu.step(model, plan, cache, rows, goal, asks, || stop.take()) {
+            return Ok(());
+        }
+        for row in &self.rows {
+            self.ids[row.seq].truncate(self.cache.len(row.seq));
+        }
+        Err(Error::Stopped)
     }
 
     /// Most tokens of a step.
@@ -503,8 +503,13 @@ impl<'m> Session<'m> {
 
     /// Makes sequence `to` a copy of the first `len` tokens of `from`.
     pub(crate) fn fork_at(&mut self, from: usize, len: usize, to: usize) {
+        if from == to {
+            return self.truncate(to, len);
+        }
         self.cache.fork(from, len, to);
-        let ids = self.ids[from][..len].to_vec();
+        let mut ids = std::mem::take(&mut self.ids[to]);
+        ids.clear();
+        ids.extend_from_slice(&self.ids[from][..len]);
         self.ids[to] = ids;
     }
 

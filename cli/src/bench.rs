@@ -275,7 +275,9 @@ impl<'a> Bench<'a> {
                 most if n_ctx > most => format!("the context holds {most} tokens"),
                 _ => match self.session(last.task, last.n_seq, n_ctx) {
                     Ok(session) => return Ok(Some((session, cells))),
-                    Err(error @ Error::Memory { .. }) => error.to_string(),
+                    Err(error @ (Error::Memory { .. } | Error::OutOfMemory { .. })) => {
+                        error.to_string()
+                    }
                     Err(error) => return Err(error),
                 },
             };

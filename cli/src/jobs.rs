@@ -362,7 +362,9 @@ fn fitting(model: &Model, mut options: session::Options) -> Result<session::Opti
         let n_logits = options.n_logits.max(options.n_seq);
         let most = session::Options { score: true, n_logits, n_top: N_TOP, ..options.clone() };
         match Session::new(model, &most) {
-            Err(Error::Memory { .. }) if options.n_seq > 1 => options.n_seq /= 2,
+            Err(Error::Memory { .. } | Error::OutOfMemory { .. }) if options.n_seq > 1 => {
+                options.n_seq /= 2
+            }
             Err(error) => return Err(error),
             Ok(_) => return Ok(options),
         }

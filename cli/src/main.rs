@@ -115,7 +115,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Invalid(_) => 2,
         Error::Malformed { .. } | Error::Unsupported(_) => 3,
         Error::Io { .. } => 4,
-        Error::Memory { .. } | Error::ContextFull { .. } => 5,
+        Error::Memory { .. } | Error::OutOfMemory { .. } | Error::ContextFull { .. } => 5,
         _ => 1,
     }
 }

@@ -9,7 +9,7 @@ use super::{
     tree::{ROOT, Tree},
 };
 use crate::{
-    Model, Result, Session,
+    Held, Result, Session,
     kernel::{Candidate, logits},
     sampler::{self, Sampler},
     session::Options,
@@ -135,7 +135,8 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// As [`Session::new`]; also if the model is no language model.
-    pub fn new(model: &'m Model, options: &Options) -> Result<Generator<'m>> {
+    pub fn new(model: impl Into<Held<'m>>, options: &Options) -> Result<Generator<'m>> {
+        let model = model.into();
         model.require_language_model()?;
         let (n_seq, n_top) = (options.n_seq, options.n_top);
         let options = Options {

@@ -1,12 +1,11 @@
 //! What a classification head says of texts.
 
 use super::{check, prepare, tree::Tree};
-use crate::{Error, Model, Result, Session, classify::Answer, model::Classifier, session::Options};
+use crate::{Error, Result, Session, classify::Answer, model::Held, session::Options};
 
 /// Classifies texts, many at once, with a model that ends in a head.
 pub struct Heads<'m> {
     session: Session<'m>,
-    classifier: &'m Classifier,
 }
 
 impl<'m> Heads<'m> {
@@ -14,9 +13,10 @@ impl<'m> Heads<'m> {
     ///
     /// # Errors
     /// As [`Session::new`]; also if the model is no classifier.
-    pub fn new(model: &'m Model, options: &Options) -> Result<Heads<'m>> {
-        let classifier = model.require_classifier()?;
-        Ok(Heads { session: Session::new(model, options)?, classifier })
+    pub fn new(model: impl Into<Held<'m>>, options: &Options) -> Result<Heads<'m>> {
+        let model = model.into();
+        model.require_classifier()?;
+        Ok(Heads { session: Session::new(model, options)? })
     }
 
     /// The sequences that it runs in.
@@ -43,7 +43,9 @@ impl<'m> Heads<'m> {
         mut pulse: impl FnMut(usize) -> bool,
     ) -> Result<Vec<Vec<Answer>>> {
         texts.iter().try_for_each(|ids| self.check(ids))?;
-        let rows = |text: usize| self.classifier.rows(texts[text]);
+        let model = self.session.held();
+        let classifier = model.require_classifier()?;
+        let rows = |text: usize| classifier.rows(texts[text]);
         // Behind the last token with an answer there is only padding.
         let run = |text: usize| &texts[text][..rows(text).end];
         let mut order: Vec<usize> = (0..texts.len()).collect();
@@ -55,11 +57,11 @@ impl<'m> Heads<'m> {
         let mut answered: Vec<usize> = places.iter().flatten().copied().collect();
         answered.sort_unstable();
         answered.dedup();
-        let logits = self.run(&tree, &answered, &mut pulse)?;
-        let n_labels = self.classifier.labels().len();
+        let n_labels = classifier.labels().len();
+        let logits = self.run(&tree, &answered, n_labels, &mut pulse)?;
         let answer = |(at, place): (usize, &usize)| {
             let row = answered.partition_point(|answered| answered < place);
-            Answer::new(self.classifier, at, &logits[row * n_labels..][..n_labels])
+            Answer::new(classifier, at, &logits[row * n_labels..][..n_labels])
         };
         let all =
             |(text, places): (usize, &Vec<usize>)| rows(text).zip(places).map(answer).collect();
@@ -72,9 +74,9 @@ impl<'m> Heads<'m> {
         &mut self,
         tree: &Tree,
         answered: &[usize],
+        n_labels: usize,
         pulse: &mut impl FnMut(usize) -> bool,
     ) -> Result<Vec<f32>> {
-        let n_labels = self.classifier.labels().len();
         let mut logits = vec![0.0; answered.len() * n_labels];
         let mut schedule = tree.schedule(self.session.n_seq());
         loop {

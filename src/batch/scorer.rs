@@ -2,7 +2,7 @@
 
 use super::{check, prepare, schedule::Piece, tree::Tree};
 use crate::{
-    Error, Model, Result, Session,
+    Error, Held, Result, Session,
     session::{Ask, Candidate, Options},
 };
 
@@ -75,7 +75,8 @@ impl<'m> Scorer<'m> {
     ///
     /// # Errors
     /// As [`Session::new`]; also if the model is no language model.
-    pub fn new(model: &'m Model, options: &Options) -> Result<Scorer<'m>> {
+    pub fn new(model: impl Into<Held<'m>>, options: &Options) -> Result<Scorer<'m>> {
+        let model = model.into();
         model.require_language_model()?;
         let n_top = options.n_top;
         let session =

@@ -6,11 +6,13 @@ use std::ops::Range;
 
 use super::{Row, Step, lock};
 use crate::{
+    Result,
     cache::{Cache, Place},
     kernel::{CHUNK, Chunk, HEADS, Kernels, Query, Results, SIDE, Softmax, Stored},
     model::Hparams,
     plan::{Attend, Buf},
     team::{Mat, Tile},
+    zeros::zeros,
 };
 
 /// Most rows of a tile.
@@ -32,14 +34,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn new(head_dim: usize, group: usize) -> Scratch {
+    pub fn new(head_dim: usize, group: usize) -> Result<Scratch> {
         let width = head_dim.next_multiple_of(SIDE);
-        Scratch {
+        Ok(Scratch {
             scores: Box::new([[0.0; CHUNK]; HEADS]),
-            mixed: vec![0.0; HEADS * width],
-            softmax: vec![Softmax::NONE; ROWS * group],
-            wide: [vec![0.0; CHUNK * head_dim], vec![0.0; CHUNK * width]],
-        }
+            mixed: zeros(HEADS * width)?,
+            softmax: zeros(ROWS * group)?,
+            wide: [zeros(CHUNK * head_dim)?, zeros(CHUNK * width)?],
+        })
     }
 
     pub fn bytes(head_dim: usize, group: usize) -> usize {
@@ -56,8 +58,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    pub fn new(hp: &Hparams, n_ctx: usize, n_threads: usize) -> Parts {
-        Parts { data: vec![0.0; Parts::bytes(hp, n_ctx, n_threads) / size_of::<f32>()] }
+    pub fn new(hp: &Hparams, n_ctx: usize, n_threads: usize) -> Result<Parts> {
+        Ok(Parts { data: zeros(Parts::bytes(hp, n_ctx, n_threads) / size_of::<f32>())? })
     }
 
     pub fn bytes(hp: &Hparams, n_ctx: usize, n_threads: usize) -> usize {

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Mat, Step, lock};
 use crate::{
+    Result,
     kernel::{
         Candidate, Softmax,
         logits::{self, TILE, insert, log_sum_exp},
     },
     plan::{Limits, Plan},
+    zeros::zeros,
 };
 
 /// A question to a step: what an id's logit is after a token.
@@ -73,8 +75,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn new(sizes: &Sizes) -> Scratch {
-        Scratch { logits: vec![0.0; sizes.logits], top: vec![Candidate::NONE; sizes.top] }
+    pub fn new(sizes: &Sizes) -> Result<Scratch> {
+        Ok(Scratch { logits: zeros(sizes.logits)?, top: zeros(sizes.top)? })
     }
 }
 
@@ -96,19 +98,19 @@ pub struct Scores {
 }
 
 impl Scores {
-    pub(super) fn new(plan: &Plan, limits: &Limits) -> Scores {
+    pub(super) fn new(plan: &Plan, limits: &Limits) -> Result<Scores> {
         let n = if limits.n_top.is_some() { limits.n_batch } else { 0 };
         let n_top = limits.n_top.unwrap_or(0);
         let n_tiles = n_tiles(plan);
-        Scores {
-            tiles: vec![Softmax::NONE; n_tiles * n],
-            top: vec![Candidate::NONE; n * n_top],
+        Ok(Scores {
+            tiles: zeros(n_tiles * n)?,
+            top: zeros(n * n_top)?,
             n_top,
             n_tiles,
             n: 0,
             asks: Vec::with_capacity(n),
             logits: (0..n).map(|_| AtomicU32::new(0)).collect(),
-        }
+        })
     }
 
     pub(super) fn bytes(plan: &Plan, limits: &Limits) -> usize {

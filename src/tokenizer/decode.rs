@@ -15,15 +15,19 @@ pub struct Stream<'a> {
     ready: String,
 }
 
+/// What a [`Stream`] writes into. One that is used again, or was made for a tokenizer, needs no more memory.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    held: Vec<u8>,
+    ready: String,
+}
+
 impl<'a> Stream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> Stream<'a> {
-        Stream {
-            tokenizer,
-            show_special: false,
-            at_start: true,
-            held: Vec::new(),
-            ready: String::new(),
-        }
+    pub(super) fn new(tokenizer: &'a Tokenizer, buffers: Buffers) -> Stream<'a> {
+        let Buffers { mut held, mut ready } = buffers;
+        held.clear();
+        ready.clear();
+        Stream { tokenizer, show_special: false, at_start: true, held, ready }
     }
 
     /// Whether special tokens appear in the text. By default they don't.
@@ -42,6 +46,11 @@ impl<'a> Stream<'a> {
     /// Gives what is left when no more ids come: nothing, or U+FFFD for an incomplete character.
     pub fn finish(mut self) -> &'static str {
         if std::mem::take(&mut self.held).is_empty() { "" } else { "\u{fffd}" }
+    }
+
+    /// The buffers, when no more ids come.
+    pub fn into_buffers(self) -> Buffers {
+        Buffers { held: self.held, ready: self.ready }
     }
 
     /// Appends what `id` makes certain to `ready`.
@@ -112,6 +121,19 @@ impl Tokenizer {
 
     /// A decoder that takes one id at a time.
     pub fn stream(&self) -> Stream<'_> {
-        Stream::new(self)
+        self.stream_into(Buffers::default())
+    }
+
+    /// A decoder that writes into these.
+    pub fn stream_into(&self, buffers: Buffers) -> Stream<'_> {
+        Stream::new(self, buffers)
+    }
+
+    /// Buffers that are large enough for any of the tokenizer's pieces.
+    pub fn buffers(&self) -> Buffers {
+        let longest = (0..).take(self.n_vocab()).map(|id| self.piece(id).len()).max();
+        // A byte of a piece becomes three of U+FFFD at most, and three may be left of the piece before.
+        let room = 3 * (longest.unwrap_or(0) + 3);
+        Buffers { held: Vec::with_capacity(room), ready: String::with_capacity(room) }
     }
 }
