@@ -43,12 +43,16 @@ const error = () => {
   const bytes = new Uint8Array(exports.memory.buffer, exports.pith_output(), exports.pith_output_len());
   return new TextDecoder().decode(bytes);
 };
+const give = (bytes) => {
+  const at = exports.pith_input(bytes.length);
+  new Uint8Array(exports.memory.buffer).set(bytes, at);
+};
 assert.deepEqual([exports.pith_step(), error()], [-1, "there is no model yet"]);
 assert.deepEqual([exports.pith_start(1, 0, 0), exports.pith_logits_len()], [-1, 0]);
 assert.equal(exports.pith_input(0xffffffff), 0);
-new Uint8Array(exports.memory.buffer).set(model, exports.pith_input(model.length));
+give(model);
 assert.deepEqual([exports.pith_open(0), exports.pith_step()], [0, 0]);
-new Uint8Array(exports.memory.buffer).set([0xc3, 0x28], exports.pith_input(2));
+give([0xc3, 0x28]);
 assert.equal(exports.pith_start(1, 0, 0), -1);
 assert.match(error(), /UTF-8/);
 assert.equal(exports.pith_open(0), -1);
