@@ -198,7 +198,7 @@ class Model:
 
         adapters: LoRA files, each with a factor on what it adds (1.0 as it was trained).
         n_ctx: tokens that the context holds; 0 is the model's own, at most 4096.
-        n_seq: sequences that calls of many texts run together.
+        n_seq: sequences that calls of many texts run together, or as many as max_memory has room for.
         n_threads: threads of each session; 0 is all cores.
         cache: how keys and values are kept; None is "f16", and "f32" for a model that classifies.
         max_memory: ceiling in bytes on all sessions together; the file's mapping isn't counted.

@@ -4,6 +4,7 @@
 use std::io;
 
 use pyo3::{
+    PyErrArguments,
     exceptions::PyKeyboardInterrupt,
     prelude::*,
     sync::PyOnceLock,
@@ -85,11 +86,7 @@ pub fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
-fn of_class(
-    py: Python<'_>,
-    class: Class,
-    args: impl pyo3::PyErrArguments + Send + Sync + 'static,
-) -> PyErr {
+fn of_class(py: Python<'_>, class: Class, args: impl PyErrArguments + 'static) -> PyErr {
     match types(py) {
         Ok(types) => PyErr::from_type(types[class as usize].bind(py).clone(), args),
         Err(error) => error,

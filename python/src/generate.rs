@@ -89,7 +89,7 @@ enum State {
     /// Nothing has run.
     New,
     /// The last token hasn't run.
-    Chosen(Lease<Session<'static>>, Paused),
+    Chosen(Box<Lease<Session<'static>>>, Paused),
     /// The reason; `None` where an exception was it.
     Ended(Option<&'static str>),
 }
@@ -216,8 +216,8 @@ impl Writer {
         &mut self,
         py: Python<'_>,
         prompt: &[u32],
-    ) -> PyResult<(Lease<Session<'static>>, Paused)> {
-        let mut lease = self.sessions.take(py, |sessions| &sessions.write, prompt)?;
+    ) -> PyResult<(Box<Lease<Session<'static>>>, Paused)> {
+        let mut lease = Box::new(self.sessions.take(py, |sessions| &sessions.write, prompt)?);
         let n_ctx = lease.n_ctx();
         if prompt.len() > n_ctx {
             return Err(Error::ContextFull { n_ctx, wanted: prompt.len() }).or_raise(py);
@@ -243,7 +243,7 @@ impl Writer {
     }
 
     /// Chooses a token; gives the text that has become certain by it.
-    fn choose(&mut self, lease: Lease<Session<'static>>, text: Paused) -> String {
+    fn choose(&mut self, lease: Box<Lease<Session<'static>>>, text: Paused) -> String {
         if self.ids.len() >= self.max_tokens {
             return self.end("limit", text);
         }

@@ -5,6 +5,7 @@
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use pyo3::prelude::*;
@@ -135,17 +136,17 @@ impl Sessions {
         let logits = Options { n_logits: N_LOGITS, ..write.clone() };
         let embed = Options { score: is_lm, ..one };
         let score = Options { score: true, n_top: 1, ..many.clone() };
+        let score = fitting(&model, score, limit)?;
+        let heads = fitting(&model, many, limit)?;
         let sessions = Sessions {
             write: Shelf::new(write, usize::MAX, &budget),
             logits: Shelf::new(logits, 1, &budget),
             embed: Shelf::new(embed, 1, &budget),
             score: Shelf::new(score, 1, &budget),
-            heads: Shelf::new(many, 1, &budget),
+            heads: Shelf::new(heads, 1, &budget),
             model,
             budget,
         };
-        // Whatever is wrong with the options is said now.
-        sessions.plan(&sessions.score)?;
         let needed = match is_lm {
             true => sessions.plan(&sessions.write)?.total(),
             false => sessions.plan(&sessions.heads)?.total(),
@@ -241,6 +242,20 @@ impl Sessions {
     }
 }
 
+/// The options with as many sequences as they name or as fit the limit: what comes of texts is the same.
+///
+/// # Errors
+/// As [`Session::plan_memory`].
+fn fitting(model: &Model, mut options: Options, limit: Option<u64>) -> runtime::Result<Options> {
+    loop {
+        let needed = Session::plan_memory(model, &options)?.total();
+        match limit.filter(|&limit| needed > limit && options.n_seq > 1) {
+            Some(_) => options.n_seq /= 2,
+            None => return Ok(options),
+        }
+    }
+}
+
 /// Which of these has the longest beginning in common with `ids`.
 fn best<T: Holds>(idle: &[T], ids: &[u32]) -> Option<usize> {
     let common =
@@ -317,7 +332,8 @@ impl<T: Holds> Drop for Lease<T> {
         let Some(held) = self.held.take() else { return };
         let mut state = lock(&self.shelf.state);
         state.n_used -= 1;
-        if self.is_spoiled || state.idle.len() >= MOST_IDLE {
+        // A panic may have left it between two states.
+        if self.is_spoiled || thread::panicking() || state.idle.len() >= MOST_IDLE {
             drop(state);
             self.shelf.end(held);
         } else {

@@ -125,6 +125,37 @@ def test_memory_is_counted_and_bounded(demo):
     assert pith.Model.load(demo, n_ctx=64, max_memory=plan.total).complete("It", max_tokens=1) is not None
 
 
+def test_calls_of_many_texts_run_as_many_as_there_is_room_for(demo):
+    model = pith.Model.load(demo)
+    limit = model.plan("score").total // 2
+    bounded = pith.Model.load(demo, max_memory=limit)
+    texts = [f"It is a truth {at}" for at in range(40)]
+    assert bounded.plan("score").total <= limit
+    sums = [score.log_prob for score in bounded.score(texts)]
+    assert sums == [score.log_prob for score in model.score(texts)]
+    assert bounded.memory <= limit
+
+
+def test_a_forked_process_can_use_the_model(demo, python):
+    done = python(
+        """
+import os, sys
+import pith
+model = pith.Model.load(sys.argv[1], n_threads=2)
+def work():
+    return model.complete("It is", max_tokens=9, seed=1), model.score(["It is"])[0].log_prob
+wanted = work()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if work() == wanted else 1)
+    assert os.waitpid(child, 0)[1] == 0
+""",
+        str(demo),
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_results_do_not_depend_on_threads_or_cache_reuse(demo):
     one, two = (pith.Model.load(demo, n_threads=n) for n in (1, 2))
     ids = one.tokenize("It is a truth universally acknowledged")
