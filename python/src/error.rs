@@ -5,7 +5,6 @@ use std::io;
 
 use pyo3::{
     PyErrArguments,
-    exceptions::PyKeyboardInterrupt,
     prelude::*,
     sync::PyOnceLock,
     types::{PyDict, PyTuple, PyType},
@@ -143,7 +142,6 @@ fn translated(py: Python<'_>, error: Error) -> PyErr {
                  n_ctx, or shorten the text"
             ),
         ),
-        Error::Stopped => PyKeyboardInterrupt::new_err(()),
         // The enum may grow.
         _ => of_class(py, Class::Error, text),
     }

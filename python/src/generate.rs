@@ -16,7 +16,6 @@ use runtime::{
 use crate::{
     error::OrRaise,
     sessions::{Lease, Sessions},
-    signals::watched,
 };
 
 /// What a text goes on from.
@@ -222,17 +221,13 @@ impl Writer {
         if prompt.len() > n_ctx {
             return Err(Error::ContextFull { n_ctx, wanted: prompt.len() }).or_raise(py);
         }
-        let (stop, logits) = (lease.stopper(), &mut self.logits);
-        let read = watched(py, &stop, || {
-            let new = lease.sync(0, prompt)?;
+        let logits = &mut self.logits;
+        lease.work(py, |session| {
+            let new = session.sync(0, prompt)?;
             logits.clear();
             logits.extend_from_slice(new);
             Ok(())
-        });
-        if read.is_err() {
-            lease.spoil();
-        }
-        read?;
+        })?;
         // What was read goes through the stream too, so that the text is its continuation: some
         // vocabularies drop a space at the very start.
         let mut text = self.model.tokenizer().stream();

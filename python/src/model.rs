@@ -7,7 +7,7 @@ use pyo3::{
     types::{PyDict, PyList},
 };
 use runtime::{
-    Lora, batch,
+    Error, Lora, batch,
     cache::Type,
     lora::Adapter,
     sampler,
@@ -375,7 +375,8 @@ impl Model {
 
     fn require_tokenizer(&self, py: Python<'_>) -> PyResult<()> {
         match self.model.tokenizer().is_none() {
-            true => Err(invalid(py, "the model has no tokenizer: give token ids")),
+            true => Err(Error::Unsupported("the model has no tokenizer: give token ids".into()))
+                .or_raise(py),
             false => Ok(()),
         }
     }

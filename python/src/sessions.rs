@@ -16,7 +16,10 @@ use runtime::{
     session::{DEFAULT_CTX, Memory, Options},
 };
 
-use crate::{error::OrRaise, signals::TICK};
+use crate::{
+    error::OrRaise,
+    signals::{TICK, watched},
+};
 
 /// Tokens of a step after each of which the logits are wanted.
 const N_LOGITS: usize = 32;
@@ -306,10 +309,19 @@ impl<T: Holds> Shelf<T> {
     }
 }
 
-impl<T: Holds> Lease<T> {
-    /// It isn't to be used again.
-    pub fn spoil(&mut self) {
-        self.is_spoiled = true;
+impl Lease<Session<'static>> {
+    /// Works with the session, [`watched`]. Where that fails the session isn't used again: it may have
+    /// been told to stop at the very end of the work, which would end the next.
+    pub fn work<T: Send>(
+        &mut self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Session<'static>) -> runtime::Result<T> + Send,
+    ) -> PyResult<T> {
+        let stop = self.stopper();
+        let session: &mut Session<'static> = self;
+        let done = watched(py, &stop, || work(session));
+        self.is_spoiled |= done.is_err();
+        done
     }
 }
 

@@ -22,8 +22,8 @@ pub fn pending() -> PyResult<()> {
 }
 
 /// Does work on another thread, without the GIL, and waits for it. What a signal's handler raises
-/// meanwhile ends the work between two ops of a step, and is what comes of it. `stop` is that of the
-/// work's session, which is of no more use where this fails: it may have been stopped at its very end.
+/// meanwhile ends the work between two ops of a step by `stop`, which is that of the work's session, and
+/// is what comes of it.
 pub fn watched<T: Send>(
     py: Python<'_>,
     stop: &Stopper,

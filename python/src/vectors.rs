@@ -9,17 +9,8 @@ use runtime::{Error, Model, session::Pooling};
 use crate::{
     arrays::{self, write},
     error::{OrRaise, invalid},
-    sessions::{Holds, Lease, Sessions},
-    signals::watched,
+    sessions::Sessions,
 };
-
-/// A session that failed may still be told to stop.
-fn or_spoiled<T, H: Holds>(lease: &mut Lease<H>, result: PyResult<T>) -> PyResult<T> {
-    if result.is_err() {
-        lease.spoil();
-    }
-    result
-}
 
 /// Pooled hidden states of texts, float32 `[n, n_embd]`.
 pub fn embed<'py>(
@@ -53,9 +44,7 @@ pub fn embed<'py>(
                 _ => Ok(()),
             };
             check.or_raise_of(py, at)?;
-            let stop = lease.stopper();
-            let result = watched(py, &stop, || lease.embed(0, &ids, pooling, &mut vector));
-            or_spoiled(&mut lease, result)?;
+            lease.work(py, |session| session.embed(0, &ids, pooling, &mut vector))?;
             if normalize {
                 to_unit(&mut vector);
             }
@@ -84,9 +73,7 @@ pub fn last_logits<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut lease = sessions.take(py, |sessions| &sessions.write, ids)?;
     arrays::f32s(py, &[model.hparams().n_vocab], |cells| {
-        let stop = lease.stopper();
-        let result = watched(py, &stop, || lease.sync(0, ids).map(|logits| write(cells, logits)));
-        or_spoiled(&mut lease, result)
+        lease.work(py, |session| session.sync(0, ids).map(|logits| write(cells, logits)))
     })
 }
 
@@ -105,11 +92,9 @@ pub fn all_logits<'py>(
     }
     let n_vocab = model.hparams().n_vocab;
     arrays::f32s(py, &[ids.len(), n_vocab], |cells| {
-        let stop = lease.stopper();
-        let result = watched(py, &stop, || {
-            lease.truncate(0, 0);
-            lease.eval_all(0, ids, |at, logits| write(&mut cells[at * n_vocab..], logits))
-        });
-        or_spoiled(&mut lease, result)
+        lease.work(py, |session| {
+            session.truncate(0, 0);
+            session.eval_all(0, ids, |at, logits| write(&mut cells[at * n_vocab..], logits))
+        })
     })
 }
