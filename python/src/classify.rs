@@ -52,7 +52,7 @@ pub fn by_head<'py>(
     parse_special: bool,
 ) -> PyResult<Bound<'py, PyList>> {
     let head = model.require_classifier().or_raise(py)?;
-    let mut heads = sessions.take(py, |sessions| &sessions.heads, &[])?;
+    let mut heads = sessions.take(py, &sessions.heads, &[])?;
     let ids = py.detach(|| {
         let reader = Reader::new(model.tokenizer(), parse_special);
         let encode = |text: &String| reader.encode_whole(&reader.plain(text.as_str()));

@@ -216,7 +216,7 @@ impl Writer {
         py: Python<'_>,
         prompt: &[u32],
     ) -> PyResult<(Box<Lease<Session<'static>>>, Paused)> {
-        let mut lease = Box::new(self.sessions.take(py, |sessions| &sessions.write, prompt)?);
+        let mut lease = Box::new(self.sessions.take(py, &self.sessions.write, prompt)?);
         let n_ctx = lease.n_ctx();
         if prompt.len() > n_ctx {
             return Err(Error::ContextFull { n_ctx, wanted: prompt.len() }).or_raise(py);

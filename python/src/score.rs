@@ -70,7 +70,7 @@ impl Texts {
         sessions: &Sessions,
         parse_special: bool,
     ) -> PyResult<Texts> {
-        let scorer = sessions.take(py, |sessions| &sessions.score, &[])?;
+        let scorer = sessions.take(py, &sessions.score, &[])?;
         Ok(Texts { model: model.clone(), scorer, parse_special })
     }
 

@@ -190,11 +190,11 @@ impl Sessions {
     pub fn take<T: Holds>(
         &self,
         py: Python<'_>,
-        shelf: impl Fn(&Sessions) -> &Arc<Shelf<T>> + Sync,
+        shelf: &Arc<Shelf<T>>,
         ids: &[u32],
     ) -> PyResult<Lease<T>> {
         loop {
-            match py.detach(|| self.try_take(shelf(self), ids)).or_raise(py)? {
+            match py.detach(|| self.try_take(shelf, ids)).or_raise(py)? {
                 Some(lease) => return Ok(lease),
                 None => py.check_signals()?,
             }

@@ -27,7 +27,7 @@ pub fn embed<'py>(
         "last" => Pooling::Last,
         _ => return Err(invalid(py, format!("pooling={pooling:?}; wanted \"mean\" or \"last\""))),
     };
-    let mut lease = sessions.take(py, |sessions| &sessions.embed, &[])?;
+    let mut lease = sessions.take(py, &sessions.embed, &[])?;
     let n_embd = model.hparams().n_embd;
     let mut vector = vec![0.0; n_embd];
     arrays::f32s(py, &[texts.len(), n_embd], |mut cells| {
@@ -71,7 +71,7 @@ pub fn last_logits<'py>(
     sessions: &Sessions,
     ids: &[u32],
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut lease = sessions.take(py, |sessions| &sessions.write, ids)?;
+    let mut lease = sessions.take(py, &sessions.write, ids)?;
     arrays::f32s(py, &[model.hparams().n_vocab], |cells| {
         lease.work(py, |session| session.sync(0, ids).map(|logits| write(cells, logits)))
     })
@@ -84,7 +84,7 @@ pub fn all_logits<'py>(
     sessions: &Sessions,
     ids: &[u32],
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut lease = sessions.take(py, |sessions| &sessions.logits, &[])?;
+    let mut lease = sessions.take(py, &sessions.logits, &[])?;
     // Before memory is asked for that many.
     let (n_ctx, wanted) = (lease.n_ctx(), ids.len());
     if wanted > n_ctx {
