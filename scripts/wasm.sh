@@ -47,7 +47,7 @@ kernels() {
   CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $PWD/wasm/tests/wasi.mjs" \
     CARGO_PROFILE_DEV_DEBUG=0 RUSTFLAGS=$vectors PITH_KERNELS=simd128 \
     cargo test --quiet --target wasm32-wasip1 -p pith --no-default-features \
-    --test kernel --test attention --test logits -- --include-ignored
+    --test kernel --test attention --test logits --test quant_golden -- --include-ignored
 }
 
 chromium() {
