@@ -12,7 +12,7 @@
 
 static unsigned long n_checks, n_failed;
 
-static void check_at(int holds, int line, const char *what) {
+static inline void check_at(int holds, int line, const char *what) {
     n_checks++;
     if (!holds && n_failed++ < 20) fprintf(stderr, "line %d: not true: %s\n", line, what);
 }
@@ -21,18 +21,18 @@ static void check_at(int holds, int line, const char *what) {
 /* The error that calls in WORKS, FAILS and BEARABLE are given. */
 static pith_error error;
 
-static void poison_error(void) {
+static inline void poison_error(void) {
     memset(&error, 0x5a, sizeof error);
     error.struct_size = sizeof error;
 }
 
 /* A failure has its status in the error too, and words. */
-static int is_told(pith_status status, const pith_error *of) {
+static inline int is_told(pith_status status, const pith_error *of) {
     return of->status == status && memchr(of->message, 0, sizeof of->message) != NULL &&
            of->message[0] != 0;
 }
 
-static void works_at(pith_status status, int line, const char *what) {
+static inline void works_at(pith_status status, int line, const char *what) {
     check_at(status == PITH_OK, line, what);
     if (status != PITH_OK && n_failed < 20) {
         fprintf(stderr, "    %s: %s\n", pith_status_text(status), error.message);
@@ -40,7 +40,7 @@ static void works_at(pith_status status, int line, const char *what) {
 }
 #define WORKS(call) (poison_error(), works_at((call), __LINE__, #call))
 
-static void fails_at(pith_status wanted, pith_status status, int line, const char *what) {
+static inline void fails_at(pith_status wanted, pith_status status, int line, const char *what) {
     check_at(status == wanted && is_told(status, &error), line, what);
     if (status != wanted && n_failed < 20) {
         fprintf(stderr, "    got: %s, wanted: %s\n", pith_status_text(status), pith_status_text(wanted));
@@ -49,7 +49,7 @@ static void fails_at(pith_status wanted, pith_status status, int line, const cha
 #define FAILS(wanted, call) (poison_error(), fails_at((wanted), (call), __LINE__, #call))
 
 /* Whatever comes of it: success, or an error that says what was wrong and is no bug of pith's. */
-static pith_status bearable_at(pith_status status, int line, const char *what) {
+static inline pith_status bearable_at(pith_status status, int line, const char *what) {
     check_at(status == PITH_OK ||
                  (status > PITH_OK && status < PITH_INTERNAL && is_told(status, &error)),
              line, what);
@@ -60,13 +60,13 @@ static pith_status bearable_at(pith_status status, int line, const char *what) {
 /* An error of any kind. */
 #define REFUSED(call) CHECK(BEARABLE(call) != PITH_OK)
 
-static void fatal(const char *what) {
+static inline void fatal(const char *what) {
     fprintf(stderr, "%s: %s\n", what, error.message);
     exit(1);
 }
 
 /* The exit code; says how much was checked. */
-static int report(const char *name) {
+static inline int report(const char *name) {
     if (n_failed > 0) {
         fprintf(stderr, "%s: %lu of %lu checks FAILED\n", name, n_failed, n_checks);
         return 1;

@@ -76,7 +76,7 @@ static uint32_t some_seq(void) {
 static void hold(uint32_t seq, size_t from, const uint32_t *ids, size_t n) {
     CHECK(seq < N_SEQ && from + n <= N_CTX);
     if (seq >= N_SEQ || from + n > N_CTX) exit(report("walk"));
-    if (n > 0) memcpy(held[seq] + from, ids, n * sizeof *ids);
+    if (n > 0) memmove(held[seq] + from, ids, n * sizeof *ids);
     n_held[seq] = from + n;
 }
 
@@ -85,7 +85,7 @@ static pith_status generate(uint32_t seq, const uint32_t *ids, size_t n) {
     pith_generated generated = PITH_GENERATED_INIT;
     pith_sampling sampling = PITH_SAMPLING_INIT;
     const size_t before = seq < N_SEQ ? n_held[seq] : 0;
-    uint32_t was[N_CTX];
+    uint32_t was[N_CTX] = {0};
     if (seq < N_SEQ) memcpy(was, held[seq], sizeof was);
     sampling.seed = next_random(&seed);
     generation.max_tokens = (uint32_t)below(&seed, 12);
@@ -100,14 +100,15 @@ static pith_status generate(uint32_t seq, const uint32_t *ids, size_t n) {
     if (seq >= N_SEQ) return status;
     if (status == PITH_OK || (status == PITH_CANCELLED && n_held[seq] > n)) {
         CHECK(generated.n_tokens == n_held[seq] - n && generated.n_prompt <= n);
-        /* The last token may be handed out without having been run. */
     } else if (status == PITH_CANCELLED) {
-        /* Cancelled within the prompt: what it was, or the beginning that both have. */
+        /* Nothing was handed out: it holds the prompt, or the beginning that this has in common with what was. */
         const uint32_t *now;
         size_t n_now;
         WORKS(pith_tokens(session, seq, &now, &n_now, &error));
-        CHECK(n_now <= before && memcmp(now, was, n_now * sizeof *now) == 0);
-        hold(seq, 0, was, n_now);
+        const uint32_t *same = n_now == n ? held[seq] : was;
+        CHECK(n_now == n || n_now <= before);
+        CHECK(n_now == 0 || memcmp(now, same, n_now * sizeof *now) == 0);
+        hold(seq, 0, same, n_now);
     } else {
         hold(seq, 0, was, before);
     }
