@@ -7,6 +7,7 @@
 //! | file | job |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`memory`] | word from an allocator that memory has run out |
 //! | [`bytes`] | a file's bytes, mapped or owned |
 //! | [`quant`] | the table of tensor formats: block length, bytes, encode, decode |
 //! | [`gguf`] | the container: read as borrowed views, write atomically |
@@ -46,6 +47,7 @@ pub mod error;
 pub mod gguf;
 pub mod kernel;
 pub mod lora;
+pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod quant;

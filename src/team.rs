@@ -37,6 +37,9 @@ use company::Company;
 /// and than most gaps between the steps of one text, much shorter than a time slice.
 const ROUNDS: usize = 200;
 
+/// Bytes of a helper's stack: what std takes where the environment doesn't say, which nobody asks then.
+const STACK: usize = 2 << 20;
+
 /// Threads for the steps of one model.
 pub struct Team {
     shared: Arc<Shared>,
@@ -61,9 +64,10 @@ impl Team {
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(n_threads - 1)
+            .stack_size(STACK)
             .thread_name(|i| format!("pith-{}", i + 1))
             .build()
-            .map_err(|e| Error::Invalid(format!("cannot start {n_threads} threads: {e}")))?;
+            .map_err(|e| Error::Threads { wanted: n_threads, reason: e.to_string() })?;
         for worker in 1..n_threads {
             let shared = Arc::clone(&shared);
             pool.spawn(move || shared.help(worker));

@@ -33,6 +33,17 @@ unsafe impl Zero for Softmax {}
 // SAFETY: numbers.
 unsafe impl Zero for Candidate {}
 
+/// An empty list with room for `n`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn room<T>(n: usize) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    let wanted = (n as u64).saturating_mul(size_of::<T>() as u64);
+    list.try_reserve_exact(n).map_err(|_| Error::OutOfMemory { wanted })?;
+    Ok(list)
+}
+
 /// `n` zeros, whose pages the system hands out as they are first touched.
 ///
 /// # Errors

@@ -1,0 +1,244 @@
+//! The library's allocator: the system's, counted, with a reserve.
+//!
+//! Rust's large blocks are asked for in ways that can be refused; of its many small ones a refusal ends
+//! the process. So what the system refuses of those comes from a reserve, and the thread is marked short
+//! of memory: the runtime's work ends at its next look at the mark ([`pith::memory`]), and the function
+//! that was called gives everything back and says `PITH_MEMORY` (`guard`). The reserve holds what can
+//! be asked for between two looks, and what starting threads ask for.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::{Cell, UnsafeCell},
+    hint, ptr,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Bytes of the reserve: pages that are never touched as long as the system has memory.
+const RESERVE: usize = 512 << 10;
+/// It is handed out in units of so many bytes.
+const UNIT: usize = 64;
+/// More at once can be refused: who asks for as much asks in a way that can fail.
+const SMALL: usize = 64 << 10;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+static POOL: Pool = Pool {
+    locked: AtomicBool::new(false),
+    memory: UnsafeCell::new(Memory([0; RESERVE])),
+    used: UnsafeCell::new([false; RESERVE / UNIT]),
+};
+
+thread_local! {
+    /// Bytes that this thread has allocated, less those it has freed.
+    static HELD: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Bytes that this thread has allocated, less those it has freed: what some work of it holds is the
+/// difference that the work makes.
+pub fn held() -> i64 {
+    HELD.get()
+}
+
+struct Allocator;
+
+impl Allocator {
+    /// What the system gave; or else, if it is small, memory of the reserve.
+    fn or_reserve(&self, from_system: *mut u8, layout: Layout) -> *mut u8 {
+        let data = match from_system.is_null() && layout.size() <= SMALL {
+            false => from_system,
+            true => {
+                pith::memory::set_short(true);
+                POOL.take(layout)
+            }
+        };
+        if !data.is_null() {
+            HELD.set(HELD.get() + layout.size() as i64);
+        }
+        data
+    }
+}
+
+// SAFETY: what is given out is the system allocator's, whose contract is the same, or the pool's: units
+// that are in use by nobody else, as many and as aligned as the layout wants. Nothing here panics or
+// allocates: thread-locals of numbers have no destructors and are there from a thread's start to its end.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the same contract.
+        let data = if refused() { ptr::null_mut() } else { unsafe { System.alloc(layout) } };
+        self.or_reserve(data, layout)
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the same contract.
+        let data = if refused() { ptr::null_mut() } else { unsafe { System.alloc_zeroed(layout) } };
+        let given = self.or_reserve(data, layout);
+        if data.is_null() && !given.is_null() {
+            // SAFETY: the pool gave as many bytes.
+            unsafe { given.write_bytes(0, layout.size()) };
+        }
+        given
+    }
+
+    unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
+        HELD.set(HELD.get() - layout.size() as i64);
+        match POOL.has(data) {
+            true => POOL.give_back(data, 0, layout.size()),
+            // SAFETY: the same contract, and what isn't the pool's is the system's.
+            false => unsafe { System.dealloc(data, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, data: *mut u8, layout: Layout, n_bytes: usize) -> *mut u8 {
+        let more = n_bytes as i64 - layout.size() as i64;
+        let pooled = POOL.has(data);
+        if !pooled && !refused() {
+            // SAFETY: the same contract, and what isn't the pool's is the system's.
+            let moved = unsafe { System.realloc(data, layout, n_bytes) };
+            if !moved.is_null() {
+                HELD.set(HELD.get() + more);
+                return moved;
+            }
+        }
+        // To become shorter nothing is needed.
+        if more <= 0 {
+            if pooled {
+                POOL.give_back(data, n_bytes, layout.size());
+            }
+            HELD.set(HELD.get() + more);
+            return data;
+        }
+        // SAFETY: who calls has checked that the size, rounded up to the alignment, is no overflow.
+        let larger = unsafe { Layout::from_size_align_unchecked(n_bytes, layout.align()) };
+        let moved = self.or_reserve(ptr::null_mut(), larger);
+        if !moved.is_null() {
+            // SAFETY: the larger block has the smaller one's bytes, and is another; the old one is freed
+            // once, by the same contract.
+            unsafe {
+                ptr::copy_nonoverlapping(data, moved, layout.size());
+                self.dealloc(data, layout);
+            }
+        }
+        moved
+    }
+}
+
+/// A place for the reserve, as aligned as anything of this library.
+#[repr(align(4096))]
+struct Memory([u8; RESERVE]);
+
+/// The reserve, and which of its units are in use.
+struct Pool {
+    locked: AtomicBool,
+    memory: UnsafeCell<Memory>,
+    used: UnsafeCell<[bool; RESERVE / UNIT]>,
+}
+
+// SAFETY: `used` is looked at under the lock only; `memory` only by who was given a part of it.
+unsafe impl Sync for Pool {}
+
+impl Pool {
+    fn base(&self) -> *mut u8 {
+        self.memory.get().cast()
+    }
+
+    fn has(&self, data: *const u8) -> bool {
+        data.addr().wrapping_sub(self.base().addr()) < RESERVE
+    }
+
+    /// Runs `f` on the marks of units in use.
+    fn locked<R>(&self, f: impl FnOnce(&mut [bool]) -> R) -> R {
+        // No mutex of std, which might allocate. Nobody comes here while there is memory.
+        while self.locked.swap(true, Ordering::Acquire) {
+            hint::spin_loop();
+        }
+        // SAFETY: the lock is held, and `f` doesn't come back here.
+        let result = f(unsafe { &mut *self.used.get() });
+        self.locked.store(false, Ordering::Release);
+        result
+    }
+
+    /// The first free units that are enough; null where there are none.
+    fn take(&self, layout: Layout) -> *mut u8 {
+        let n = layout.size().div_ceil(UNIT);
+        let step = layout.align().div_ceil(UNIT);
+        if layout.align() > align_of::<Memory>() {
+            return ptr::null_mut();
+        }
+        let at = self.locked(|used| {
+            let free =
+                |at: &usize| used.get(*at..at + n).is_some_and(|units| !units.contains(&true));
+            let at = (0..used.len()).step_by(step).find(free)?;
+            used[at..at + n].fill(true);
+            Some(at)
+        });
+        // SAFETY: a unit of the pool begins so far from its base.
+        at.map_or(ptr::null_mut(), |at| unsafe { self.base().add(at * UNIT) })
+    }
+
+    /// Frees the bytes `from..to` of what was given out at `data`, in whole units.
+    fn give_back(&self, data: *const u8, from: usize, to: usize) {
+        let first = (data.addr() - self.base().addr()) / UNIT;
+        self.locked(|used| {
+            used[first + from.div_ceil(UNIT)..first + to.div_ceil(UNIT)].fill(false);
+        });
+    }
+
+    /// Units in use.
+    #[cfg(test)]
+    fn n_used(&self) -> usize {
+        self.locked(|used| used.iter().filter(|used| **used).count())
+    }
+}
+
+/// Whether this request is to be refused, as a test wants it.
+#[cfg(not(test))]
+fn refused() -> bool {
+    false
+}
+
+#[cfg(test)]
+pub use testing::*;
+
+/// A system that refuses memory, and counts.
+#[cfg(test)]
+mod testing {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    thread_local! {
+        static ASKED: Cell<u64> = const { Cell::new(0) };
+        /// From which request of this thread on memory is refused, and up to which.
+        static REFUSED: Cell<(u64, u64)> = const { Cell::new((u64::MAX, u64::MAX)) };
+    }
+
+    static ALL: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn refused() -> bool {
+        ALL.fetch_add(1, Ordering::Relaxed);
+        ASKED.set(ASKED.get() + 1);
+        let (from, to) = REFUSED.get();
+        (from..to).contains(&ASKED.get())
+    }
+
+    /// Requests of all threads so far.
+    pub fn n_requests() -> u64 {
+        ALL.load(Ordering::Relaxed)
+    }
+
+    /// Runs `f` on a system that refuses this thread's `n`th request, counted from 1, and `more` after
+    /// it. Gives how many requests there were, too.
+    pub fn refusing<R>(n: u64, more: u64, f: impl FnOnce() -> R) -> (R, u64) {
+        let asked = ASKED.get();
+        let from = asked.saturating_add(n);
+        REFUSED.set((from, from.saturating_add(more).saturating_add(1)));
+        let result = f();
+        REFUSED.set((u64::MAX, u64::MAX));
+        (result, ASKED.get() - asked)
+    }
+
+    /// Units of the reserve in use, by any thread.
+    pub fn n_reserved() -> usize {
+        POOL.n_used()
+    }
+}
