@@ -14,7 +14,7 @@ tests=capi/tests/c
 C99=(gcc -std=c99 -pedantic -Wall -Wextra -Werror)
 CXX11=(g++ -std=c++11 -pedantic -Wall -Wextra -Werror)
 SANITIZE=(-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
-static=("$pith/lib/libpith.a" -lpthread -ldl -lm)
+static=("$pith/lib/libpith.a" -lgcc_s -lpthread -lm -ldl) # as pkg-config --libs --static has them
 
 stage() { # stage NAME COMMAND...
   local name=$1 start=$SECONDS
@@ -36,7 +36,7 @@ install() {
 
 build() {
   cargo build --quiet --release -p pith-cli
-  capi/install.sh "$pith"
+  capi/install.sh --prefix "$pith"
 }
 
 models() {

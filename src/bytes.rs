@@ -4,6 +4,7 @@
 use std::{
     fmt,
     fs::{self, File},
+    io,
     ops::Deref,
     path::Path,
 };
@@ -46,7 +47,11 @@ impl Bytes {
         // nothing in this process writes to it, and it lives as long as any borrow of it. That no
         // other process shortens or changes the file can't be checked here or anywhere: it is the
         // condition in the type's documentation.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| match error.kind() {
+            // Of address space, which may be limited.
+            io::ErrorKind::OutOfMemory => Error::OutOfMemory { wanted: metadata.len() },
+            _ => Error::io("map", path)(error),
+        })?;
         Ok(Bytes(Inner::Mapped(map)))
     }
 

@@ -11,9 +11,9 @@
 
 enum { MOST_BYTES = 4096, MOST_IDS = 512, MOST_LABELS = 256 };
 
-static pith_status tokenize(const pith_model *model, const char *text, uint32_t *ids, size_t *n_ids,
-                            pith_error *error) {
-    return pith_tokenize(model, text, strlen(text), PITH_ADD_SPECIAL, ids, MOST_IDS, n_ids, error);
+static pith_status tokenize(const pith_model *model, const char *text, uint32_t flags, uint32_t *ids,
+                            size_t *n_ids, pith_error *error) {
+    return pith_tokenize(model, text, strlen(text), flags, ids, MOST_IDS, n_ids, error);
 }
 
 static pith_status invalid(const char *what, pith_error *error) {
@@ -21,35 +21,28 @@ static pith_status invalid(const char *what, pith_error *error) {
     return PITH_INVALID;
 }
 
-/* Some models end every text; one that is to go on has no end. */
-static size_t without_end(const uint32_t *ids, size_t n_ids, int32_t eos) {
-    return n_ids > 1 && (int64_t)ids[n_ids - 1] == eos ? n_ids - 1 : n_ids;
-}
-
 /* What the head says: its labels' values. */
 static pith_status by_head(pith_session *session, const pith_model *model, const char *text,
                            float *values, pith_error *error) {
     uint32_t ids[MOST_IDS];
     size_t n_ids, n_rows;
-    pith_status status = tokenize(model, text, ids, &n_ids, error);
+    pith_status status = tokenize(model, text, PITH_ADD_SPECIAL, ids, &n_ids, error);
     if (status != PITH_OK) return status;
     return pith_classify(session, 0, ids, n_ids, values, MOST_LABELS, &n_rows, error);
 }
 
 /* ln p(label | text), where sequence 0 holds the text's n_text tokens but the last, which is run again with
  * each label: what follows it is the label's first. */
-static pith_status log_prob(pith_session *session, const pith_model *model, int32_t eos,
-                            const char *text, size_t n_text, const char *label, double *sum,
-                            pith_error *error) {
+static pith_status log_prob(pith_session *session, const pith_model *model, const char *text,
+                            size_t n_text, const char *label, double *sum, pith_error *error) {
     char whole[2 * MOST_BYTES];
     uint32_t ids[MOST_IDS];
     double log_probs[MOST_IDS];
     size_t n_ids;
     snprintf(whole, sizeof whole, "%s %s", text, label);
-    pith_status status = tokenize(model, whole, ids, &n_ids, error);
+    pith_status status = tokenize(model, whole, PITH_ADD_BEGIN, ids, &n_ids, error);
     if (status == PITH_OK) status = pith_fork(session, 0, 1, error);
     if (status != PITH_OK) return status;
-    n_ids = without_end(ids, n_ids, eos);
     if (n_ids <= n_text) return invalid("a label without a token of its own", error);
     status = pith_score(session, 1, ids + n_text - 1, n_ids - n_text + 1, log_probs, error);
     *sum = 0;
@@ -59,20 +52,18 @@ static pith_status log_prob(pith_session *session, const pith_model *model, int3
 
 /* How the labels share what probability they have behind the text. The text is run once, each label behind
  * a copy of it. */
-static pith_status by_score(pith_session *session, const pith_model *model, int32_t eos,
-                            const char *text, int n_labels, char **labels, float *values,
-                            pith_error *error) {
+static pith_status by_score(pith_session *session, const pith_model *model, const char *text,
+                            int n_labels, char **labels, float *values, pith_error *error) {
     uint32_t ids[MOST_IDS];
     size_t n_ids;
     double sums[MOST_LABELS], all = 0;
-    pith_status status = tokenize(model, text, ids, &n_ids, error);
+    pith_status status = tokenize(model, text, PITH_ADD_BEGIN, ids, &n_ids, error);
     if (status != PITH_OK) return status;
-    n_ids = without_end(ids, n_ids, eos);
     if (n_ids == 0) return invalid("an empty line", error);
     status = pith_truncate(session, 0, 0, error);
     if (status == PITH_OK && n_ids > 1) status = pith_feed(session, 0, ids, n_ids - 1, NULL, error);
     for (int i = 0; i < n_labels && status == PITH_OK; i++) {
-        status = log_prob(session, model, eos, text, n_ids, labels[i], &sums[i], error);
+        status = log_prob(session, model, text, n_ids, labels[i], &sums[i], error);
         if (status == PITH_OK) all += exp(sums[i]);
     }
     for (int i = 0; i < n_labels && status == PITH_OK; i++) values[i] = (float)(exp(sums[i]) / all);
@@ -101,7 +92,7 @@ static pith_status run(pith_model *model, FILE *words, int n_labels, char **labe
     while (status == PITH_OK && fgets(line, sizeof line, words) != NULL) {
         line[strcspn(line, "\r\n")] = 0;
         status = has_head ? by_head(session, model, line, values, error)
-                          : by_score(session, model, info.eos, line, n_labels, labels, values, error);
+                          : by_score(session, model, line, n_labels, labels, values, error);
         int best = 0;
         for (int i = 1; i < n_labels; i++) best = values[i] > values[best] ? i : best;
         const char *label = has_head ? pith_model_label(model, (uint32_t)best) : labels[best];

@@ -33,11 +33,8 @@ static pith_status run(int argc, char **argv, pith_model *model, pith_error *err
     size_t n_ids = 0;
     uint32_t *ids = malloc(info.n_ctx * sizeof *ids); /* a longer prompt couldn't be run */
     if (ids == NULL) return PITH_MEMORY;
-    status = pith_tokenize(model, argv[2], strlen(argv[2]), PITH_ADD_SPECIAL | PITH_PARSE_SPECIAL,
+    status = pith_tokenize(model, argv[2], strlen(argv[2]), PITH_ADD_BEGIN | PITH_PARSE_SPECIAL,
                            ids, info.n_ctx, &n_ids, error);
-    /* Some models end every text; one that is to go on has no end. */
-    if (n_ids > 1 && (int64_t)ids[n_ids - 1] == info.eos) n_ids--;
-
     if (status == PITH_OK) {
         pith_sampling sampling = PITH_SAMPLING_INIT;
         pith_generation generation = PITH_GENERATION_INIT;

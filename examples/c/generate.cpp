@@ -49,9 +49,8 @@ static void run(const std::vector<std::string> &args) {
     std::vector<uint32_t> ids(info.n_ctx);
     size_t n_ids = 0;
     error.check(pith_tokenize(model.get(), args[1].data(), args[1].size(),
-                              PITH_ADD_SPECIAL | PITH_PARSE_SPECIAL, ids.data(), ids.size(), &n_ids,
+                              PITH_ADD_BEGIN | PITH_PARSE_SPECIAL, ids.data(), ids.size(), &n_ids,
                               &error));
-    if (n_ids > 1 && int64_t(ids[n_ids - 1]) == info.eos) n_ids--;
 
     pith_sampling sampling = PITH_SAMPLING_INIT;
     sampling.temp = args.size() > 3 ? std::stof(args[3]) : 0;

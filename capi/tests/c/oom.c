@@ -143,14 +143,12 @@ static pith_status work(pith_session *session, const uint32_t *ids, size_t n_ids
     return PITH_OK;
 }
 
-/* What may fail without a session's memory being at fault: ends there too, with nothing allocated. */
+/* What a sound program has to expect of a session: nothing is allocated to say so either. */
 static void fail_within(pith_session *session, const uint32_t *ids, size_t n_ids) {
     pith_generation generation = PITH_GENERATION_INIT;
     size_t n;
     generation.flags = PITH_IGNORE_EOS;
-    FAILS(PITH_INVALID, pith_feed(session, 7, ids, n_ids, NULL, &error));
     FAILS(PITH_BUFFER, pith_state_save(session, 0, NULL, 0, &n, &error));
-    FAILS(PITH_MALFORMED, pith_state_load(session, 0, state, 3, &error));
     pith_cancel(session);
     FAILS(PITH_CANCELLED, pith_feed(session, 0, ids, n_ids, NULL, &error));
     BEARABLE(pith_generate(session, 0, ids, n_ids, &generation, NULL, NULL, NULL, &error));
@@ -241,7 +239,6 @@ int main(int argc, char **argv) {
     if (argc != 3) fatal("wanted a model and a stride");
     path = argv[1];
     const long stride = atol(argv[2]);
-    if (getenv("ONLY2")) { refusals(2, stride); return report("oom"); }
 
     n_state = 4 << 20;
     state = __real_malloc(n_state);
