@@ -31,6 +31,8 @@ mod tasks;
 mod text;
 
 #[cfg(test)]
+extern crate self as pith_c;
+#[cfg(test)]
 mod tests;
 
 pub use error::*;

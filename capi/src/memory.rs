@@ -14,11 +14,11 @@ use std::{
 };
 
 /// Bytes of the reserve: pages that are never touched as long as the system has memory.
-const RESERVE: usize = 512 << 10;
+const RESERVE: usize = 1 << 20;
 /// It is handed out in units of so many bytes.
 const UNIT: usize = 64;
 /// More at once can be refused: who asks for as much asks in a way that can fail.
-const SMALL: usize = 64 << 10;
+const SMALL: usize = 256 << 10;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -125,7 +125,7 @@ unsafe impl GlobalAlloc for Allocator {
 
 /// A place for the reserve, as aligned as anything of this library.
 #[repr(align(4096))]
-struct Memory([u8; RESERVE]);
+struct Memory(#[allow(dead_code)] [u8; RESERVE]);
 
 /// The reserve, and which of its units are in use.
 struct Pool {
