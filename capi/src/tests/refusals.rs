@@ -73,3 +73,32 @@ fn each_refusal(bytes: &[u8], text: &str) {
 fn a_refused_request_is_an_error() {
     each_refusal(&fs::read(demo()).unwrap(), "It was a fine morning");
 }
+
+/// A text of some length, in one word: lists grow with it beyond any common reserve.
+#[test]
+fn a_refused_request_of_a_long_text_is_an_error() {
+    let model = Model::open(demo());
+    let text = "ab".repeat(3000);
+    let mut ids = vec![0; text.len()];
+    let mut tokenize = || {
+        let mut n = 0;
+        // SAFETY: all of it lives.
+        let status = unsafe {
+            let (to, room) = (ids.as_mut_ptr(), ids.len());
+            let text_at = text.as_ptr().cast();
+            pith_tokenize(model.0, text_at, text.len(), 0, to, room, &mut n, ptr::null_mut())
+        };
+        (status, n)
+    };
+    let wanted = tokenize();
+    assert!(wanted.0 == OK && wanted.1 > 1000, "{wanted:?}");
+    let (_, n) = refusing(u64::MAX, 0, &mut tokenize);
+    for more in [0, u64::MAX] {
+        for i in 1..=n {
+            let before = held();
+            let (got, _) = refusing(i, more, &mut tokenize);
+            assert_eq!((got, held() - before, n_reserved()), ((MEMORY, 0), 0, 0), "{i} of {n}");
+        }
+    }
+    assert_eq!(tokenize(), wanted);
+}
