@@ -5,9 +5,9 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `memory` | the allocator: counts, and has a reserve for when the system refuses |
 //! | `structs` | the header's structs, and how a caller's are read and written |
 //! | `error` | what can go wrong, in numbers and words |
+//! | `memory` | the allocator: counts, and has a reserve for when the system refuses |
 //! | `guard` | the border: panics, exhausted memory, busy and broken sessions |
 //! | `pointers` | a caller's pointers, checked |
 //! | `model` | models and adapters |
@@ -30,6 +30,8 @@ mod structs;
 mod tasks;
 mod text;
 
+#[cfg(test)]
+extern crate self as pith_c;
 #[cfg(test)]
 mod tests;
 

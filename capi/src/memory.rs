@@ -4,21 +4,26 @@
 //! the process. So what the system refuses of those comes from a reserve, and the thread is marked short
 //! of memory: the runtime's work ends at its next look at the mark ([`pith::memory`]), and the function
 //! that was called gives everything back and says `PITH_MEMORY` (`guard`). The reserve holds what can
-//! be asked for between two looks, and what starting threads ask for.
+//! be asked for between two looks, and what starting threads ask for. Text of any length becomes ids in lists
+//! that grow with it: for that a call takes a reserve of its own beforehand ([`insured`]).
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::{Cell, UnsafeCell},
-    hint, ptr,
+    hint,
+    mem::ManuallyDrop,
+    ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Bytes of the reserve: pages that are never touched as long as the system has memory.
-const RESERVE: usize = 512 << 10;
+const RESERVE: usize = 1 << 20;
 /// It is handed out in units of so many bytes.
 const UNIT: usize = 64;
 /// More at once can be refused: who asks for as much asks in a way that can fail.
-const SMALL: usize = 64 << 10;
+const SMALL: usize = 256 << 10;
+
+use crate::error::Fault;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -32,6 +37,7 @@ static POOL: Pool = Pool {
 thread_local! {
     /// Bytes that this thread has allocated, less those it has freed.
     static HELD: Cell<i64> = const { Cell::new(0) };
+    static INSURANCE: Cell<Insurance> = const { Cell::new(UNINSURED) };
 }
 
 /// Bytes that this thread has allocated, less those it has freed: what some work of it holds is the
@@ -40,18 +46,84 @@ pub fn held() -> i64 {
     HELD.get()
 }
 
+/// A call's own reserve: a block that is handed out from its start to its end.
+#[derive(Clone, Copy)]
+struct Insurance {
+    base: *mut u8,
+    size: usize,
+    used: usize,
+}
+
+const UNINSURED: Insurance = Insurance { base: ptr::null_mut(), size: 0, used: 0 };
+
+/// Runs `f`, which takes up to `n_bytes` of memory and keeps none of it, with as much at hand for what
+/// the system refuses.
+pub fn insured<R: Copy>(n_bytes: usize, f: impl FnOnce() -> Result<R, Fault>) -> Result<R, Fault> {
+    let refused = || Fault::Runtime(pith::Error::OutOfMemory { wanted: n_bytes as u64 });
+    let mut block = Vec::<u8>::new();
+    block.try_reserve_exact(n_bytes).map_err(|_| refused())?;
+    let outer = INSURANCE.replace(Insurance { base: block.as_mut_ptr(), size: n_bytes, used: 0 });
+    // Where `f` panics, the block is lost: what the panic carries may lie in it.
+    let block = ManuallyDrop::new(block);
+    let result = f();
+    // What lies in the block ends before it does.
+    let result = if pith::memory::is_short() {
+        drop(result);
+        None
+    } else {
+        Some(result)
+    };
+    INSURANCE.set(outer);
+    drop(ManuallyDrop::into_inner(block));
+    result.unwrap_or_else(|| Err(refused()))
+}
+
+impl Insurance {
+    fn has(self, data: *const u8) -> bool {
+        data.addr().wrapping_sub(self.base.addr()) < self.size
+    }
+
+    /// The next bytes of this thread's block; null where there are not enough.
+    fn take(layout: Layout) -> *mut u8 {
+        let of = INSURANCE.get();
+        let pad = of.base.wrapping_add(of.used).addr().wrapping_neg() & (layout.align() - 1);
+        match of.size.checked_sub(of.used).and_then(|left| left.checked_sub(pad)) {
+            Some(left) if left >= layout.size() => {
+                INSURANCE.set(Insurance { used: of.used + pad + layout.size(), ..of });
+                of.base.wrapping_add(of.used + pad)
+            }
+            _ => ptr::null_mut(),
+        }
+    }
+
+    /// Changes the size of what was handed out last; false if it wasn't, or there is no room.
+    fn resize(data: *const u8, from: usize, to: usize) -> bool {
+        let of = INSURANCE.get();
+        let start = data.addr().wrapping_sub(of.base.addr());
+        let fits = start + from == of.used && to <= of.size - start;
+        if fits {
+            INSURANCE.set(Insurance { used: start + to, ..of });
+        }
+        fits
+    }
+}
+
 struct Allocator;
 
 impl Allocator {
-    /// What the system gave; or else, if it is small, memory of the reserve.
+    /// What the system gave; or else memory of a reserve: of the call's own, or of the common one if it
+    /// is little.
     fn or_reserve(&self, from_system: *mut u8, layout: Layout) -> *mut u8 {
-        let data = match from_system.is_null() && layout.size() <= SMALL {
-            false => from_system,
-            true => {
-                pith::memory::set_short(true);
-                POOL.take(layout)
+        let mut data = from_system;
+        if data.is_null() {
+            data = Insurance::take(layout);
+            if data.is_null() && layout.size() <= SMALL {
+                data = POOL.take(layout);
             }
-        };
+            if !data.is_null() {
+                pith::memory::set_short(true);
+            }
+        }
         if !data.is_null() {
             HELD.set(HELD.get() + layout.size() as i64);
         }
@@ -60,7 +132,8 @@ impl Allocator {
 }
 
 // SAFETY: what is given out is the system allocator's, whose contract is the same, or the pool's: units
-// that are in use by nobody else, as many and as aligned as the layout wants. Nothing here panics or
+// that are in use by nobody else, as many and as aligned as the layout wants; or bytes of a block of this
+// thread that nothing else has been given, by the same thread's `insured`, which outlives their use. Nothing here panics or
 // allocates: thread-locals of numbers have no destructors and are there from a thread's start to its end.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -82,18 +155,25 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
         HELD.set(HELD.get() - layout.size() as i64);
-        match POOL.has(data) {
-            true => POOL.give_back(data, 0, layout.size()),
-            // SAFETY: the same contract, and what isn't the pool's is the system's.
-            false => unsafe { System.dealloc(data, layout) },
+        if INSURANCE.get().has(data) {
+            Insurance::resize(data, layout.size(), 0);
+        } else if POOL.has(data) {
+            POOL.give_back(data, 0, layout.size());
+        } else {
+            // SAFETY: the same contract, and what is no reserve's is the system's.
+            unsafe { System.dealloc(data, layout) };
         }
     }
 
     unsafe fn realloc(&self, data: *mut u8, layout: Layout, n_bytes: usize) -> *mut u8 {
         let more = n_bytes as i64 - layout.size() as i64;
-        let pooled = POOL.has(data);
-        if !pooled && !refused() {
-            // SAFETY: the same contract, and what isn't the pool's is the system's.
+        let (insured, pooled) = (INSURANCE.get().has(data), POOL.has(data));
+        if insured && Insurance::resize(data, layout.size(), n_bytes) {
+            HELD.set(HELD.get() + more);
+            return data;
+        }
+        if !insured && !pooled && !refused() {
+            // SAFETY: the same contract, and what is no reserve's is the system's.
             let moved = unsafe { System.realloc(data, layout, n_bytes) };
             if !moved.is_null() {
                 HELD.set(HELD.get() + more);
@@ -125,7 +205,7 @@ unsafe impl GlobalAlloc for Allocator {
 
 /// A place for the reserve, as aligned as anything of this library.
 #[repr(align(4096))]
-struct Memory([u8; RESERVE]);
+struct Memory(#[allow(dead_code)] [u8; RESERVE]);
 
 /// The reserve, and which of its units are in use.
 struct Pool {

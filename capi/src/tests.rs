@@ -1,1 +1,8 @@
 //! Tests that need the allocator's hooks.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+mod allocations;
+mod panics;
+mod refusals;

@@ -7,6 +7,7 @@ use pith::tokenizer::{Encode, Tokenizer};
 use crate::{
     error::{Fault, Status},
     guard::guard,
+    memory::insured,
     model::PithModel,
     pointers::{self, Place},
     structs::PithError,
@@ -20,6 +21,12 @@ pub const PARSE_SPECIAL: u32 = 2;
 pub const SHOW_SPECIAL: u32 = 4;
 /// `PITH_ADD_BEGIN`
 pub const ADD_BEGIN: u32 = 16;
+
+/// Texts up to this length need no more memory than there always is.
+const SHORT: usize = 512;
+/// Most bytes of memory for one of a text that becomes ids: as one long word, its copies, symbols, the
+/// queue of merges and ids, each in a list that has grown by doubling.
+const PER_BYTE: usize = 512;
 
 /// The ids of a text, as the flags say.
 fn encode(tokenizer: &Tokenizer, text: &str, flags: u32) -> Result<Vec<u32>, Fault> {
@@ -60,15 +67,22 @@ pub unsafe extern "C" fn pith_tokenize(
         let (text, to) = unsafe {
             (pointers::text(text, n_bytes)?, pointers::values_mut(ids, capacity, "ids")?)
         };
-        let ids = encode(model.model.tokenizer(), text, flags)?;
-        match to.get_mut(..ids.len()) {
-            Some(to) => to.copy_from_slice(&ids),
-            None => {
-                n_ids.set(ids.len());
-                return Err(Fault::Buffer { needed: ids.len(), capacity });
+        let mut tokenize = || {
+            let ids = encode(model.model.tokenizer(), text, flags)?;
+            if let Some(to) = to.get_mut(..ids.len()) {
+                to.copy_from_slice(&ids);
             }
+            Ok(ids.len())
+        };
+        let n = match text.len() <= SHORT {
+            true => tokenize()?,
+            false => insured(text.len().saturating_mul(PER_BYTE), tokenize)?,
+        };
+        if n > capacity {
+            n_ids.set(n);
+            return Err(Fault::Buffer { needed: n, capacity });
         }
-        Ok(ids.len())
+        Ok(n)
     };
     // SAFETY: the header's contract.
     unsafe { guard(error, body, |n| n_ids.set(n)) }

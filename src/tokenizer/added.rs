@@ -4,6 +4,10 @@
 use std::ops::Range;
 
 use super::trie::{NONE, ROOT, Trie};
+use crate::{
+    Result,
+    zeros::{filled, gathered},
+};
 
 /// One added token.
 pub(super) struct AddedToken {
@@ -61,16 +65,16 @@ pub(super) struct Added {
 
 impl Added {
     /// The set of `tokens`. Of two with the same text the one with the lower id counts.
-    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Added {
+    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Result<Added> {
         tokens.retain(|t| !t.text.is_empty());
-        tokens.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
+        tokens.sort_unstable_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         tokens.dedup_by(|b, a| a.text == b.text);
-        let texts: Vec<&[u8]> = tokens.iter().map(|t| t.text.as_bytes()).collect();
-        let trie = Trie::new(&texts);
-        let token = (0..trie.len() as u32).map(|state| trie.end(state)).collect();
-        let mut added = Added { fail: vec![ROOT; trie.len()], tokens, trie, token };
+        let texts = gathered(tokens.iter().map(|t| t.text.as_bytes()))?;
+        let trie = Trie::new(&texts)?;
+        let token = gathered((0..trie.len() as u32).map(|state| trie.end(state)))?;
+        let mut added = Added { fail: filled(trie.len(), ROOT)?, tokens, trie, token };
         added.link();
-        added
+        Ok(added)
     }
 
     /// Sets `fail`, parents before children, and lets states inherit tokens that end in them.
