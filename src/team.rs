@@ -1,6 +1,6 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
-//! rayon owns the threads. A step of the model is one parallel region ([`Team::step`]): helpers
+//! A team owns its threads, and waits for their ends in its own. A step of the model is one parallel region ([`Team::step`]): helpers
 //! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
 //! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
 //! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
@@ -18,6 +18,7 @@
 mod company;
 
 use std::{
+    alloc::{GlobalAlloc, Layout, System},
     any::Any,
     hint,
     marker::PhantomData,
@@ -30,7 +31,7 @@ use std::{
     thread,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use company::Company;
 
 /// Rounds of [`spin`] before a waiting thread sleeps: some 200 us, longer than the gap between jobs
@@ -43,8 +44,7 @@ const STACK: usize = 2 << 20;
 /// Threads for the steps of one model.
 pub struct Team {
     shared: Arc<Shared>,
-    /// Keeps the helpers' threads; none for a team of one.
-    _pool: Option<rayon::ThreadPool>,
+    helpers: Vec<thread::JoinHandle<()>>,
     n_threads: usize,
 }
 
@@ -57,22 +57,28 @@ impl Team {
         if n_threads == 0 {
             return Err(Error::Invalid("a team needs at least 1 thread, got 0".into()));
         }
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let shared = Arc::new(Shared { crowded: n_threads > cores, ..Shared::default() });
-        if n_threads == 1 {
-            return Ok(Team { shared, _pool: None, n_threads });
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads - 1)
-            .stack_size(STACK)
-            .thread_name(|i| format!("pith-{}", i + 1))
-            .build()
-            .map_err(|e| Error::Threads { wanted: n_threads, reason: e.to_string() })?;
+        // One thread needs no look at the system.
+        let crowded =
+            n_threads > 1 && n_threads > thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(Shared { crowded, ..Shared::default() });
+        let mut team = Team { shared, helpers: Vec::new(), n_threads };
         for worker in 1..n_threads {
-            let shared = Arc::clone(&shared);
-            pool.spawn(move || shared.help(worker));
+            team.hire(worker)?;
         }
-        Ok(Team { shared, _pool: Some(pool), n_threads })
+        Ok(team)
+    }
+
+    /// Starts a helper.
+    fn hire(&mut self, worker: usize) -> Result<()> {
+        memory::enough()?;
+        require_handle()?;
+        let shared = Arc::clone(&self.shared);
+        let builder = thread::Builder::new().name(format!("pith-{worker}")).stack_size(STACK);
+        let helper = builder.spawn(move || shared.help(worker)).map_err(|error| {
+            Error::Threads { wanted: self.n_threads, reason: error.to_string() }
+        })?;
+        self.helpers.push(helper);
+        Ok(())
     }
 
     /// Threads, the caller included.
@@ -92,11 +98,29 @@ impl Drop for Team {
     fn drop(&mut self) {
         self.shared.over.store(true, SeqCst);
         self.shared.helpers.wake();
+        // Where this is a library in another program, its code may be gone after this.
+        for helper in self.helpers.drain(..) {
+            let _ = helper.join();
+        }
     }
 }
 
-/// What the helpers share with the callers of steps. Helpers own a part in it, so that nobody has
-/// to wait for them.
+/// Whether the system has memory for a thread's handle. std takes it past the program's allocator, and
+/// ends the process where it is refused.
+fn require_handle() -> Result<()> {
+    let layout = Layout::new::<[u64; 32]>();
+    // SAFETY: the layout has a size, and the block is freed as it was allocated.
+    unsafe {
+        let block = System.alloc(layout);
+        if block.is_null() {
+            return Err(Error::OutOfMemory { wanted: layout.size() as u64 });
+        }
+        System.dealloc(block, layout);
+    }
+    Ok(())
+}
+
+/// What the helpers share with the callers of steps.
 #[derive(Default)]
 struct Shared {
     /// The job that helpers may take tiles of; null between jobs.
@@ -664,9 +688,7 @@ mod tests {
         let shared = Arc::downgrade(&team.shared);
         check(&team, 9, 9, (2, 2), 1);
         drop(team);
-        while shared.strong_count() != 0 {
-            thread::yield_now();
-        }
+        assert_eq!(shared.strong_count(), 0);
     }
 
     #[test]
