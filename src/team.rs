@@ -1,6 +1,6 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
-//! A team owns its threads, and waits for their ends in its own. A step of the model is one parallel region ([`Team::step`]): helpers
+//! A team owns its threads (the feature `threads`), and waits for their ends in its own. A step of the model is one parallel region ([`Team::step`]): helpers
 //! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
 //! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
 //! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
@@ -16,9 +16,9 @@
 #![allow(unsafe_code)]
 
 mod company;
+mod pool;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     any::Any,
     hint,
     marker::PhantomData,
@@ -31,20 +31,17 @@ use std::{
     thread,
 };
 
-use crate::{Error, Result, memory};
+use crate::{Error, Result};
 use company::Company;
 
 /// Rounds of [`spin`] before a waiting thread sleeps: some 200 us, longer than the gap between jobs
 /// and than most gaps between the steps of one text, much shorter than a time slice.
 const ROUNDS: usize = 200;
 
-/// Bytes of a helper's stack: what std takes where the environment doesn't say, which nobody asks then.
-const STACK: usize = 2 << 20;
-
 /// Threads for the steps of one model.
 pub struct Team {
     shared: Arc<Shared>,
-    helpers: Vec<thread::JoinHandle<()>>,
+    pool: pool::Pool,
     n_threads: usize,
 }
 
@@ -52,33 +49,26 @@ impl Team {
     /// A team of `n_threads`, the caller of [`Team::step`] among them.
     ///
     /// # Errors
-    /// `n_threads` is 0, or the system refuses a thread.
+    /// `n_threads` is 0, the system refuses a thread, or `n_threads` is over 1 in a build without the
+    /// feature `threads`.
     pub fn new(n_threads: usize) -> Result<Team> {
         if n_threads == 0 {
             return Err(Error::Invalid("a team needs at least 1 thread, got 0".into()));
         }
         // One thread needs no look at the system.
-        let crowded =
-            n_threads > 1 && n_threads > thread::available_parallelism().map_or(1, usize::from);
+        let crowded = n_threads > 1 && n_threads > Team::n_cores();
         let shared = Arc::new(Shared { crowded, ..Shared::default() });
-        let mut team = Team { shared, helpers: Vec::new(), n_threads };
+        let mut team = Team { shared, pool: pool::Pool::default(), n_threads };
         for worker in 1..n_threads {
-            team.hire(worker)?;
+            let shared = Arc::clone(&team.shared);
+            team.pool.start(n_threads, worker, move || shared.help(worker))?;
         }
         Ok(team)
     }
 
-    /// Starts a helper.
-    fn hire(&mut self, worker: usize) -> Result<()> {
-        memory::enough()?;
-        require_handle()?;
-        let shared = Arc::clone(&self.shared);
-        let builder = thread::Builder::new().name(format!("pith-{worker}")).stack_size(STACK);
-        let helper = builder.spawn(move || shared.help(worker)).map_err(|error| {
-            Error::Threads { wanted: self.n_threads, reason: error.to_string() }
-        })?;
-        self.helpers.push(helper);
-        Ok(())
+    /// Cores that a team can use: those of this process, or 1 in a build without the feature `threads`.
+    pub fn n_cores() -> usize {
+        pool::n_cores()
     }
 
     /// Threads, the caller included.
@@ -98,26 +88,8 @@ impl Drop for Team {
     fn drop(&mut self) {
         self.shared.over.store(true, SeqCst);
         self.shared.helpers.wake();
-        // Where this is a library in another program, its code may be gone after this.
-        for helper in self.helpers.drain(..) {
-            let _ = helper.join();
-        }
+        self.pool.join();
     }
-}
-
-/// Whether the system has memory for a thread's handle. std takes it past the program's allocator, and
-/// ends the process where it is refused.
-fn require_handle() -> Result<()> {
-    let layout = Layout::new::<[u64; 32]>();
-    // SAFETY: the layout has a size, and the block is freed as it was allocated.
-    unsafe {
-        let block = System.alloc(layout);
-        if block.is_null() {
-            return Err(Error::OutOfMemory { wanted: layout.size() as u64 });
-        }
-        System.dealloc(block, layout);
-    }
-    Ok(())
 }
 
 /// What the helpers share with the callers of steps.
@@ -558,7 +530,7 @@ impl<T> Tile<'_, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "threads"))]
 mod tests {
     use std::time::Duration;
 

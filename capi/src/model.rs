@@ -59,7 +59,7 @@ enum Source<'a> {
 impl Source<'_> {
     /// The bytes, and how many of them are no memory of ours.
     fn bytes(self, options: &PithModelOptions) -> Result<(Bytes, u64), Fault> {
-        let read = options.flags & MODEL_READ != 0;
+        let read = options.flags & MODEL_READ != 0 || !cfg!(feature = "mmap");
         let (bytes, ours) = match self {
             Source::File(path) if read => (Bytes::from_vec(read_file(path, options)?), true),
             Source::File(path) => (Bytes::map(path)?, false),

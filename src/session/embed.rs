@@ -14,7 +14,8 @@ pub enum Pooling {
 
 impl Session<'_> {
     /// The final hidden states of a text, behind the model's last norm, pooled into `out` `[n_embd]`:
-    /// what `transformers` calls `last_hidden_state`. A mean is summed in f32, tokens ascending. The
+    /// what `transformers` calls `last_hidden_state` (of OPT-350m, what
+    /// stands before its last projection). A mean is summed in f32, tokens ascending. The
     /// sequence holds the text afterwards, and nothing else; nothing where this is stopped.
     ///
     /// # Errors

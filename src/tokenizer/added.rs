@@ -31,22 +31,24 @@ pub(super) enum Part {
 
 /// The places where a special token's text becomes that token.
 #[derive(Clone, Copy)]
-pub(super) enum Allowed<'a> {
-    None,
-    All,
-    /// Where it is exactly one of these, which are in order and apart.
-    At(&'a [Range<usize>]),
+pub(super) struct Allowed<'a> {
+    /// Wherever it is.
+    pub all: bool,
+    /// Or where it is exactly one of these, which are in order and apart.
+    pub at: &'a [Range<usize>],
 }
 
-impl Allowed<'_> {
+impl<'a> Allowed<'a> {
+    pub const NONE: Allowed<'static> = Allowed { all: false, at: &[] };
+    pub const ALL: Allowed<'static> = Allowed { all: true, at: &[] };
+
+    pub fn at(at: &'a [Range<usize>]) -> Allowed<'a> {
+        Allowed { all: false, at }
+    }
+
     fn has(self, place: &Range<usize>) -> bool {
-        match self {
-            Allowed::None => false,
-            Allowed::All => true,
-            Allowed::At(places) => places
-                .binary_search_by_key(&place.start, |other| other.start)
-                .is_ok_and(|at| places[at] == *place),
-        }
+        let found = |at: usize| self.at[at] == *place;
+        self.all || self.at.binary_search_by_key(&place.start, |at| at.start).is_ok_and(found)
     }
 }
 

@@ -53,8 +53,8 @@ impl Tokenizer {
         range: Range<usize>,
         allowed: Allowed<'_>,
     ) -> Option<Vec<Range<usize>>> {
-        let Allowed::At(places) = allowed else { return None };
-        if self.added_normalized.is_empty() {
+        let places = allowed.at;
+        if places.is_empty() || self.added_normalized.is_empty() {
             return None;
         }
         let prefix = self.len_of_prefix();
