@@ -233,7 +233,7 @@ typedef struct pith_memory {
     uint64_t kv;          /* anonymous, of one session, as are the next two */
     uint64_t buffers;
     uint64_t scratch;
-    uint64_t total; /* all anonymous bytes: model + kv + buffers + scratch */
+    uint64_t total; /* model + kv + buffers + scratch; stacks of threads come on top */
 } pith_memory;
 #define PITH_MEMORY_INIT {sizeof(pith_memory), 0, 0, 0, 0, 0, 0}
 

@@ -18,7 +18,9 @@ use crate::{
     guard::{guard, quietly},
     memory::held,
     pointers::{self, Place},
-    structs::{self, Log, Out, PithError, PithModelInfo, PithModelOptions, PithReader, Struct},
+    structs::{
+        self, Log, Out, PithAdapter, PithError, PithModelInfo, PithModelOptions, PithReader, Struct,
+    },
 };
 
 /// `PITH_MODEL_READ`
@@ -42,11 +44,6 @@ pub struct PithModel {
     pub(crate) anonymous: u64,
     log: Log,
     log_user: *mut c_void,
-}
-
-/// `pith_adapter`.
-pub struct PithAdapter {
-    pub(crate) lora: Arc<Lora>,
 }
 
 /// Where a model's bytes are.
