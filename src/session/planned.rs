@@ -26,7 +26,7 @@ pub struct Options {
     pub n_batch: usize,
     /// Most tokens of one step whose logits are wanted.
     pub n_logits: usize,
-    /// Whether there is memory for [`Session::score`]; it needs no `n_logits`.
+    /// Whether there is memory for [`Session::score`](super::Session::score); it needs no `n_logits`.
     pub score: bool,
     /// Most of the likeliest ids that a score names.
     pub n_top: usize,

@@ -255,7 +255,8 @@ impl Session {
             flags: 0,
             sampling: &sampling,
         };
-        let (mut done, mut each): (_, &mut dyn FnMut(u32, &str) -> bool) = (generated(), &mut each);
+        let mut done = generated();
+        let mut each: &mut dyn FnMut(u32, &str) -> bool = &mut each;
         // SAFETY: all of it lives.
         let status = unsafe {
             pith_generate(
