@@ -1,11 +1,6 @@
 //! What can go wrong: a status, numbers, and words that say what to do.
 
-use std::{
-    ffi::{CStr, c_char},
-    fmt::{self, Write},
-};
-
-use crate::structs::{Out, PithError, Struct};
+use std::{ffi::CStr, fmt};
 
 /// `pith_status`.
 pub type Status = i32;
@@ -116,7 +111,7 @@ impl Fault {
     }
 
     /// What was needed, and what there was.
-    fn numbers(&self) -> (u64, u64) {
+    pub fn numbers(&self) -> (u64, u64) {
         use pith::Error;
         match *self {
             Fault::Runtime(Error::Memory { needed, limit })
@@ -127,16 +122,6 @@ impl Fault {
             Fault::Buffer { needed, capacity } => (needed as u64, capacity as u64),
             _ => (0, 0),
         }
-    }
-
-    /// Tells the caller.
-    pub fn report(&self, to: &Out<PithError>) {
-        let (needed, limit) = self.numbers();
-        let mut error = PithError { status: self.status(), needed, limit, ..PithError::INIT };
-        let mut message = Message { text: &mut error.message, n: 0 };
-        // It fails where the text is longer than there is room: the rest is cut.
-        let _ = write!(message, "{self}");
-        to.set(&error);
     }
 }
 
@@ -191,24 +176,5 @@ impl fmt::Display for Fault {
                 f.write_str("a bug in pith has broken this session before: free it, and report it")
             }
         }
-    }
-}
-
-/// Writes into the array of an error, keeps a NUL at its end, and cuts between characters.
-struct Message<'a> {
-    text: &'a mut [c_char],
-    n: usize,
-}
-
-impl Write for Message<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.text.len() - 1 - self.n;
-        let fits = text.floor_char_boundary(room.min(text.len()));
-        for byte in text[..fits].bytes() {
-            // A NUL, of a name in a hostile file, would end the text.
-            self.text[self.n] = if byte == 0 { b'?' } else { byte } as c_char;
-            self.n += 1;
-        }
-        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }

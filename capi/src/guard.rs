@@ -3,6 +3,8 @@
 
 use std::{
     cell::Cell,
+    ffi::c_char,
+    fmt::{self, Write},
     panic::{self, AssertUnwindSafe, catch_unwind},
     sync::Once,
     thread,
@@ -47,7 +49,7 @@ pub unsafe fn guard<T>(
             OK
         }
         Err(fault) => {
-            fault.report(&error);
+            report(&fault, &error);
             fault.status()
         }
     }
@@ -92,4 +94,33 @@ fn silence() {
             }
         }));
     });
+}
+
+/// Tells the caller why a function failed.
+fn report(fault: &Fault, to: &Out<PithError>) {
+    let (needed, limit) = fault.numbers();
+    let mut error = PithError { status: fault.status(), needed, limit, ..PithError::INIT };
+    let mut message = Message { text: &mut error.message, n: 0 };
+    // It fails where the text is longer than there is room: the rest is cut.
+    let _ = write!(message, "{fault}");
+    to.set(&error);
+}
+
+/// Writes into the array of an error, keeps a NUL at its end, and cuts between characters.
+struct Message<'a> {
+    text: &'a mut [c_char],
+    n: usize,
+}
+
+impl Write for Message<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.text.len() - 1 - self.n;
+        let fits = text.floor_char_boundary(room.min(text.len()));
+        for byte in text[..fits].bytes() {
+            // A NUL, of a name in a hostile file, would end the text.
+            self.text[self.n] = if byte == 0 { b'?' } else { byte } as c_char;
+            self.n += 1;
+        }
+        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
 }

@@ -5,14 +5,15 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `structs` | the header's structs, and how a caller's are read and written |
 //! | `error` | what can go wrong, in numbers and words |
-//! | `memory` | the allocator: counts, and has a reserve for when the system refuses |
-//! | `guard` | the border: panics, exhausted memory, busy and broken sessions |
+//! | `memory` | the allocator: counts, and has reserves for when the system refuses |
+//! | `structs` | the header's structs, and how a caller's are read and written |
 //! | `pointers` | a caller's pointers, checked |
+//! | `guard` | the border: panics, exhausted memory, and how errors are told |
 //! | `model` | models and adapters |
 //! | `text` | text to ids and back |
-//! | `session` | sequences that grow |
+//! | `session` | sessions: planned, made, lent to one caller at a time, freed |
+//! | `sequence` | what sequences hold |
 //! | `generate` | tokens chosen, and the whole loop |
 //! | `tasks` | scores, labels, embeddings |
 #![allow(unsafe_code)]
@@ -25,6 +26,7 @@ mod guard;
 mod memory;
 mod model;
 mod pointers;
+mod sequence;
 mod session;
 mod structs;
 mod tasks;
@@ -38,6 +40,7 @@ mod tests;
 pub use error::*;
 pub use generate::*;
 pub use model::*;
+pub use sequence::*;
 pub use session::*;
 pub use structs::*;
 pub use tasks::*;

@@ -37,6 +37,8 @@ static POOL: Pool = Pool {
 thread_local! {
     /// Bytes that this thread has allocated, less those it has freed.
     static HELD: Cell<i64> = const { Cell::new(0) };
+    /// The most that has been.
+    static MOST: Cell<i64> = const { Cell::new(0) };
     static INSURANCE: Cell<Insurance> = const { Cell::new(UNINSURED) };
 }
 
@@ -108,6 +110,22 @@ impl Insurance {
     }
 }
 
+/// Runs `f`, and gives the most bytes that it held at once.
+pub fn most<R>(f: impl FnOnce() -> R) -> (R, u64) {
+    let before = HELD.get();
+    let outer = MOST.replace(before);
+    let result = f();
+    let most = MOST.get();
+    MOST.set(outer.max(most));
+    (result, u64::try_from(most - before).unwrap_or(0))
+}
+
+fn count(more: i64) {
+    let held = HELD.get() + more;
+    HELD.set(held);
+    MOST.set(MOST.get().max(held));
+}
+
 struct Allocator;
 
 impl Allocator {
@@ -125,7 +143,7 @@ impl Allocator {
             }
         }
         if !data.is_null() {
-            HELD.set(HELD.get() + layout.size() as i64);
+            count(layout.size() as i64);
         }
         data
     }
@@ -154,7 +172,7 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
-        HELD.set(HELD.get() - layout.size() as i64);
+        count(-(layout.size() as i64));
         if INSURANCE.get().has(data) {
             Insurance::resize(data, layout.size(), 0);
         } else if POOL.has(data) {
@@ -169,14 +187,14 @@ unsafe impl GlobalAlloc for Allocator {
         let more = n_bytes as i64 - layout.size() as i64;
         let (insured, pooled) = (INSURANCE.get().has(data), POOL.has(data));
         if insured && Insurance::resize(data, layout.size(), n_bytes) {
-            HELD.set(HELD.get() + more);
+            count(more);
             return data;
         }
         if !insured && !pooled && !refused() {
             // SAFETY: the same contract, and what is no reserve's is the system's.
             let moved = unsafe { System.realloc(data, layout, n_bytes) };
             if !moved.is_null() {
-                HELD.set(HELD.get() + more);
+                count(more);
                 return moved;
             }
         }
@@ -185,7 +203,7 @@ unsafe impl GlobalAlloc for Allocator {
             if pooled {
                 POOL.give_back(data, n_bytes, layout.size());
             }
-            HELD.set(HELD.get() + more);
+            count(more);
             return data;
         }
         // SAFETY: who calls has checked that the size, rounded up to the alignment, is no overflow.

@@ -18,7 +18,9 @@ use crate::{
     guard::{guard, quietly},
     memory::held,
     pointers::{self, Place},
-    structs::{self, Log, Out, PithError, PithModelInfo, PithModelOptions, PithReader, Struct},
+    structs::{
+        self, Log, Out, PithAdapter, PithError, PithModelInfo, PithModelOptions, PithReader, Struct,
+    },
 };
 
 /// `PITH_MODEL_READ`
@@ -40,14 +42,20 @@ pub struct PithModel {
     /// Bytes of the file that the system can drop and read again, or that are the caller's.
     pub(crate) file_backed: u64,
     pub(crate) anonymous: u64,
-    log: Log,
-    log_user: *mut c_void,
+    logger: Logger,
 }
 
-/// `pith_adapter`.
-pub struct PithAdapter {
-    pub(crate) lora: Arc<Lora>,
+/// The caller's log.
+struct Logger {
+    log: Log,
+    user: *mut c_void,
 }
+
+// SAFETY: the pointer is only given back to the caller's function, on the thread that has called; the
+// header says that it hears of the model's sessions, on whose threads they are.
+unsafe impl Send for Logger {}
+// SAFETY: as above.
+unsafe impl Sync for Logger {}
 
 /// Where a model's bytes are.
 enum Source<'a> {
@@ -127,8 +135,7 @@ impl PithModel {
             labels,
             file_backed,
             anonymous: 0,
-            log: options.log,
-            log_user: options.log_user,
+            logger: Logger { log: options.log, user: options.log_user },
         });
         let anonymous = u64::try_from(held() - before).unwrap_or(0);
         let limit = options.max_memory;
@@ -152,12 +159,12 @@ impl PithModel {
 
     /// Gives the caller's log a line, if there is one. Nothing is allocated; long lines are cut.
     pub(crate) fn say(&self, line: fmt::Arguments<'_>) {
-        let Some(log) = self.log else { return };
+        let Some(log) = self.logger.log else { return };
         let mut text = Line { bytes: [0; 256], n: 0 };
         // It fails where the line is too long.
         let _ = text.write_fmt(line);
         // SAFETY: the function is the caller's for this; the line has as many bytes as it is told.
-        unsafe { log(self.log_user, 0, text.bytes.as_ptr().cast(), text.n) };
+        unsafe { log(self.logger.user, 0, text.bytes.as_ptr().cast(), text.n) };
     }
 
     fn info(&self) -> PithModelInfo {

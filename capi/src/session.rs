@@ -15,12 +15,14 @@ use pith::{
     lora::Adapter,
     sampler::{self, Sampler},
     session::{Options, Stopper},
+    team::Team,
     tokenizer::Buffers,
 };
 
 use crate::{
     error::{Fault, Status},
     guard::{guard, quietly},
+    memory::most,
     model::PithModel,
     pointers::{self, Place},
     structs::{self, Out, PithError, PithMemory, PithSessionOptions, Struct},
@@ -37,6 +39,9 @@ pub const CACHE_Q8_0: i32 = 2;
 
 /// More threads than any use is known for.
 const MAX_THREADS: u32 = 1024;
+
+/// Bytes, generously, of what no list is: the session itself, and as much for each of its threads.
+const HANDLES: u64 = 4 << 10;
 
 /// `pith_session`.
 pub struct PithSession {
@@ -77,6 +82,11 @@ impl Inner {
             true => Ok(index),
             false => Err(Fault::Invalid("the session has no sequence of this number")),
         }
+    }
+
+    /// A sequence isn't any more what the logits are of.
+    pub fn forget(&mut self, seq: u32) {
+        self.fresh = self.fresh.filter(|&fresh| fresh != seq);
     }
 
     pub fn require_score(&self) -> Result<(), Fault> {
@@ -204,8 +214,16 @@ unsafe fn adapters(from: &PithSessionOptions) -> Result<Vec<Adapter>, Fault> {
 
 /// What a session takes, all in all.
 fn plan(model: &PithModel, options: &Options) -> Result<PithMemory, Fault> {
-    let planned = Session::plan_memory(&model.model, options)?;
-    let buffers = planned.buffers.saturating_add(chooser_bytes(model, options.n_seq)?);
+    // The plan itself is memory of the session, too.
+    let (planned, own) = most(|| Session::plan_memory(&model.model, options));
+    let planned = planned?;
+    let n_threads = match options.n_threads {
+        0 => Team::n_cores(),
+        n => n,
+    };
+    let handles = (n_threads as u64 + 1).saturating_mul(HANDLES);
+    let more = chooser_bytes(model, options.n_seq)?.saturating_add(own + handles);
+    let buffers = planned.buffers.saturating_add(more);
     let (kv, scratch) = (planned.kv, planned.scratch);
     let total = [kv, buffers, scratch].into_iter().fold(model.anonymous, u64::saturating_add);
     Ok(PithMemory {
@@ -372,151 +390,4 @@ pub unsafe extern "C" fn pith_cancel(session: *mut PithSession) {
     if let Some(session) = unsafe { session.as_ref() } {
         session.stopper.stop();
     }
-}
-
-/// The tokens of a sequence.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pith_tokens(
-    session: *const PithSession,
-    seq: u32,
-    ids: *mut *const u32,
-    n_ids: *mut usize,
-    error: *mut PithError,
-) -> Status {
-    // SAFETY: the header's contract.
-    let (ids, n_ids) = unsafe { (Place::new(ids, ptr::null()), Place::new(n_ids, 0)) };
-    let body = |inner: &mut Inner| {
-        ids.needed("ids")?;
-        n_ids.needed("n_ids")?;
-        let held = inner.session.ids(inner.seq(seq)?);
-        Ok((held.as_ptr(), held.len()))
-    };
-    // SAFETY: the header's contract.
-    unsafe {
-        enter(session, error, body, |(held, n)| {
-            ids.set(held);
-            n_ids.set(n);
-        })
-    }
-}
-
-/// Appends tokens to a sequence.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pith_feed(
-    session: *mut PithSession,
-    seq: u32,
-    ids: *const u32,
-    n_ids: usize,
-    logits: *mut *const f32,
-    error: *mut PithError,
-) -> Status {
-    // SAFETY: the header's contract.
-    let logits = unsafe { Place::new(logits, ptr::null()) };
-    let body = |inner: &mut Inner| {
-        // SAFETY: the header's contract.
-        let ids = unsafe { pointers::values(ids, n_ids, "ids") }?;
-        inner.fresh = None;
-        let made = inner.session.eval(seq as usize, ids)?.as_ptr();
-        inner.fresh = Some(seq);
-        Ok(made)
-    };
-    // SAFETY: the header's contract.
-    unsafe { enter(session, error, body, |made| logits.set(made)) }
-}
-
-/// Forgets the end of a sequence.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pith_truncate(
-    session: *mut PithSession,
-    seq: u32,
-    n_ids: usize,
-    error: *mut PithError,
-) -> Status {
-    let body = |inner: &mut Inner| {
-        let index = inner.seq(seq)?;
-        if n_ids < inner.session.ids(index).len() {
-            inner.session.truncate(index, n_ids);
-            inner.forget(seq);
-        }
-        Ok(())
-    };
-    // SAFETY: the header's contract.
-    unsafe { enter(session, error, body, |()| ()) }
-}
-
-impl Inner {
-    /// A sequence isn't any more what the logits are of.
-    fn forget(&mut self, seq: u32) {
-        self.fresh = self.fresh.filter(|&fresh| fresh != seq);
-    }
-}
-
-/// Makes a sequence a copy of another.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pith_fork(
-    session: *mut PithSession,
-    from: u32,
-    to: u32,
-    error: *mut PithError,
-) -> Status {
-    let body = |inner: &mut Inner| {
-        let (source, target) = (inner.seq(from)?, inner.seq(to)?);
-        if source != target {
-            inner.session.fork(source, target);
-            inner.forget(to);
-        }
-        Ok(())
-    };
-    // SAFETY: the header's contract.
-    unsafe { enter(session, error, body, |()| ()) }
-}
-
-/// A sequence as bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pith_state_save(
-    session: *const PithSession,
-    seq: u32,
-    state: *mut std::ffi::c_void,
-    capacity: usize,
-    n_bytes: *mut usize,
-    error: *mut PithError,
-) -> Status {
-    // SAFETY: the header's contract.
-    let n_bytes = unsafe { Place::new(n_bytes, 0) };
-    let body = |inner: &mut Inner| {
-        n_bytes.needed("n_bytes")?;
-        let index = inner.seq(seq)?;
-        // SAFETY: the header's contract.
-        let to = unsafe { pointers::values_mut(state.cast::<u8>(), capacity, "state") }?;
-        let needed = inner.session.state_size(index);
-        if needed > capacity {
-            n_bytes.set(needed);
-            return Err(Fault::Buffer { needed, capacity });
-        }
-        inner.session.save_state(index, to)?;
-        Ok(needed)
-    };
-    // SAFETY: the header's contract.
-    unsafe { enter(session, error, body, |n| n_bytes.set(n)) }
-}
-
-/// Makes a sequence what was saved.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pith_state_load(
-    session: *mut PithSession,
-    seq: u32,
-    state: *const std::ffi::c_void,
-    n_bytes: usize,
-    error: *mut PithError,
-) -> Status {
-    let body = |inner: &mut Inner| {
-        let index = inner.seq(seq)?;
-        // SAFETY: the header's contract.
-        let state = unsafe { pointers::values(state.cast::<u8>(), n_bytes, "state") }?;
-        inner.session.load_state(index, state)?;
-        inner.forget(seq);
-        Ok(())
-    };
-    // SAFETY: the header's contract.
-    unsafe { enter(session, error, body, |()| ()) }
 }

@@ -5,7 +5,10 @@ use std::{
     ffi::{c_char, c_void},
     mem::{MaybeUninit, offset_of},
     ptr,
+    sync::Arc,
 };
+
+use pith::Lora;
 
 use crate::error::{Fault, Status};
 
@@ -251,6 +254,11 @@ unsafe impl Struct for PithModelInfo {
     };
 }
 
+/// `pith_adapter`.
+pub struct PithAdapter {
+    pub(crate) lora: Arc<Lora>,
+}
+
 /// `pith_session_options`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -272,7 +280,7 @@ pub struct PithSessionOptions {
     /// Ceiling on all anonymous bytes; 0 is none.
     pub max_memory: u64,
     /// `n_adapters` of them.
-    pub adapters: *const *const crate::PithAdapter,
+    pub adapters: *const *const PithAdapter,
     /// `n_adapters` of them, or null.
     pub adapter_scales: *const f32,
     /// How many.

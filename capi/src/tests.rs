@@ -5,4 +5,5 @@ mod support;
 
 mod allocations;
 mod panics;
+mod planned;
 mod refusals;

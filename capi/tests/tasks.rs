@@ -1,7 +1,7 @@
 //! Scores, labels, embeddings and adapters through the C functions are the runtime's, bit for bit.
 #![allow(unsafe_code)]
 
-use std::{ffi::CStr, fs, ops::ControlFlow, path::PathBuf, ptr, sync::Arc};
+use std::{ffi::CStr, fs, ops::ControlFlow, ptr, sync::Arc};
 
 use pith::{
     Lora,
@@ -11,14 +11,12 @@ use pith::{
 };
 use pith_c::*;
 use pith_convert::Target;
-use tempfile::TempDir;
 
-#[path = "../../tests/goldens/support/checkpoint.rs"]
-#[allow(dead_code)]
-mod checkpoint;
 mod support;
-use checkpoint::{Checkpoint, Layout, heads};
-use support::*;
+use support::{
+    checkpoint::{Checkpoint, heads},
+    *,
+};
 
 fn runtime<'m>(model: &'m pith::Model) -> pith::Session<'m> {
     let options =
@@ -92,20 +90,12 @@ fn embeddings_are_the_runtimes() {
     }
 }
 
-/// A golden checkpoint, converted.
-fn golden(name: &str, folder: &TempDir) -> PathBuf {
-    let source = folder.path().join("source");
-    fs::create_dir_all(&source).unwrap();
-    Checkpoint::open(name).write(&source, Layout::PLAIN);
-    converted(&source, &format!("{}.gguf", name.replace('/', "-")), "f16")
-}
-
 #[test]
 fn labels_are_the_runtimes() {
     let mut kinds = [0; 2];
     for head in heads().iter().take(8) {
         let folder = tempfile::tempdir().unwrap();
-        let path = golden(head, &folder);
+        let path = golden(head, folder.path(), None);
         let (model, of) = (Model::open(&path), pith::Model::open(&path).unwrap());
         let session = model.session(&PithSessionOptions { n_ctx: 0, ..session_options() });
         let (labels, ids) = (of.classifier().unwrap().labels(), &[1, 2, 3, 4, 5]);
@@ -142,14 +132,14 @@ fn adapters_are_added_with_their_scales() {
     let name = "adapters/llama-lora";
     let folder = tempfile::tempdir().unwrap();
     let adapter = Checkpoint::open(name);
-    let base = golden(adapter.base.as_deref().unwrap(), &folder);
-    let source = folder.path().join("adapter");
+    let (from, source) = (folder.path().join("base"), folder.path().join("adapter"));
+    fs::create_dir_all(&from).unwrap();
     fs::create_dir_all(&source).unwrap();
+    let base = golden(adapter.base.as_deref().unwrap(), &from, None);
     adapter.write_adapter(&source);
     let lora = folder.path().join("adapter.gguf");
     let options =
         pith_convert::Options { target: Target::by_name("f16").unwrap(), ..Default::default() };
-    let from = folder.path().join("source");
     pith_convert::convert_adapter(&source, &from, &lora, &options, &mut |_| {
         ControlFlow::Continue(())
     })

@@ -16,7 +16,7 @@ fn life(bytes: &[u8], text: &str) -> (Status, [u32; 64]) {
     let (mut n, mut out) = (0, [0 as c_char; 256]);
     let e = &raw mut error;
     let (from, n_from) = (text.as_ptr().cast(), text.len());
-    let options = session_options();
+    let options = PithSessionOptions { n_ctx: 0, ..session_options() };
     let sampling = sampling(0.8);
     let generation = PithGeneration {
         struct_size: size_of::<PithGeneration>(),
@@ -72,6 +72,14 @@ fn each_refusal(bytes: &[u8], text: &str) {
 #[test]
 fn a_refused_request_is_an_error() {
     each_refusal(&fs::read(demo()).unwrap(), "It was a fine morning");
+}
+
+/// A vocabulary of another kind, with tables of other kinds.
+#[test]
+fn a_refused_request_of_a_unigram_vocabulary_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = golden("llama", folder.path(), Some("ug_trained"));
+    each_refusal(&fs::read(path).unwrap(), "a few words of text");
 }
 
 /// A text of some length, in one word: lists grow with it beyond any common reserve.

@@ -1,8 +1,12 @@
 //! What the tests share: models, and the functions as tests want to call them.
 #![allow(dead_code, missing_docs)]
 
+#[path = "../../../tests/goldens/support/checkpoint.rs"]
+pub mod checkpoint;
+
 use std::{
     ffi::{CStr, CString, c_char, c_void},
+    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
     ptr,
@@ -32,6 +36,19 @@ pub fn demo() -> &'static Path {
     DEMO.get_or_init(|| converted(&source, "demo.gguf", "q8_0"))
 }
 
+/// A golden checkpoint, converted; with another tokenizer of `tests/data` if one is named.
+pub fn golden(name: &str, source: &Path, tokenizer: Option<&str>) -> PathBuf {
+    checkpoint::Checkpoint::open(name).write(source, checkpoint::Layout::PLAIN);
+    if let Some(tokenizer) = tokenizer {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tokenizer");
+        fs::remove_file(source.join("tokenizer_config.json")).expect("it was there");
+        let file = "tokenizer.json";
+        fs::copy(data.join(tokenizer).join(file), source.join(file)).expect("copied");
+    }
+    let out = format!("{}{}.gguf", name.replace('/', "-"), tokenizer.unwrap_or_default());
+    converted(source, &out, "f16")
+}
+
 pub fn c_path(path: &Path) -> CString {
     CString::new(path.to_str().expect("UTF-8")).expect("no NUL")
 }
@@ -50,6 +67,42 @@ pub fn error() -> PithError {
 pub fn message(error: &PithError) -> String {
     // SAFETY: the library keeps a NUL at its end.
     unsafe { CStr::from_ptr(error.message.as_ptr()) }.to_str().expect("UTF-8").to_owned()
+}
+
+/// A null pointer of any kind.
+pub fn none<T>() -> *mut T {
+    ptr::null_mut()
+}
+
+/// Numbers that a call is to overwrite.
+pub fn info() -> PithModelInfo {
+    PithModelInfo {
+        struct_size: size_of::<PithModelInfo>(),
+        n_vocab: 9,
+        n_ctx: 9,
+        n_embd: 9,
+        n_layer: 9,
+        n_labels: 9,
+        bos: 9,
+        eos: 9,
+        flags: 9,
+        file_bytes: 9,
+        anonymous_bytes: 9,
+        family: [9; 32],
+    }
+}
+
+/// Numbers that a call is to overwrite.
+pub fn nothing() -> PithMemory {
+    PithMemory {
+        struct_size: size_of::<PithMemory>(),
+        file_backed: 9,
+        model: 9,
+        kv: 9,
+        buffers: 9,
+        scratch: 9,
+        total: 9,
+    }
 }
 
 pub fn model_options() -> PithModelOptions {
@@ -202,7 +255,8 @@ impl Session {
             flags: 0,
             sampling: &sampling,
         };
-        let (mut done, mut each): (_, &mut dyn FnMut(u32, &str) -> bool) = (generated(), &mut each);
+        let mut done = generated();
+        let mut each: &mut dyn FnMut(u32, &str) -> bool = &mut each;
         // SAFETY: all of it lives.
         let status = unsafe {
             pith_generate(
