@@ -16,6 +16,9 @@ CXX11=(g++ -std=c++11 -pedantic -Wall -Wextra -Werror)
 SANITIZE=(-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 static=("$pith/lib/libpith.a" -lgcc_s -lpthread -lm -ldl) # as pkg-config --libs --static has them
 
+# Memory that no machine has is refused, as a system does it.
+export ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=1
+
 stage() { # stage NAME COMMAND...
   local name=$1 start=$SECONDS
   shift

@@ -32,9 +32,9 @@ mod imp {
             worker: usize,
             life: impl FnOnce() + Send + 'static,
         ) -> Result<()> {
+            let builder = thread::Builder::new().name(format!("pith-{worker}")).stack_size(STACK);
             memory::enough()?;
             require_handle()?;
-            let builder = thread::Builder::new().name(format!("pith-{worker}")).stack_size(STACK);
             let helper = builder
                 .spawn(life)
                 .map_err(|error| Error::Threads { wanted: n_threads, reason: error.to_string() })?;

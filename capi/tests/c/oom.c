@@ -12,6 +12,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -192,7 +193,10 @@ static long allocations(uint32_t n_threads) {
     return n_allocations - before;
 }
 
-/* In a process of its own: a system that kills one is found out. */
+enum { SOUND, REFUSED_THERE, WRONG, KILLED };
+
+/* A life in a process of its own, in which allocations fail from the n-th on: a system that kills it is
+ * found out. */
 static int refuse_from(long n, int all, uint32_t n_threads) {
     int ended;
     fflush(NULL);
@@ -205,33 +209,36 @@ static int refuse_from(long n, int all, uint32_t n_threads) {
         fail_at = add(&n_allocations, 0) + n;
         const pith_status status = live(n_threads, 0);
         fail_at = -1;
-        if (status != PITH_OK && status != PITH_MEMORY) {
-            fprintf(stderr, "    %s: %s\n", pith_status_text(status), error.message);
-        }
         CHECK(status == PITH_OK || status == PITH_MEMORY);
-        /* Threads end, and give back what was theirs, a while after their session. */
-        CHECK(n_threads > 1 || n_live == before);
+        CHECK(n_live == before);
         CHECK(live(n_threads, 0) == PITH_OK);
-        CHECK(n_threads > 1 || n_live == before);
-        _exit(n_failed > 0 ? 1 : status == PITH_MEMORY ? 2 : 0);
+        CHECK(n_live == before);
+        _exit(n_failed > 0 ? WRONG : status == PITH_MEMORY ? REFUSED_THERE : SOUND);
     }
     waitpid(child, &ended, 0);
-    const int is_sound = WIFEXITED(ended) && WEXITSTATUS(ended) != 1;
-    if (!is_sound) {
-        fprintf(stderr, "    allocation %ld%s, %u threads\n", n, all ? " and all behind" : "", (unsigned)n_threads);
-    }
-    CHECK(is_sound);
-    return is_sound && WEXITSTATUS(ended) == 2;
+    return WIFEXITED(ended) ? WEXITSTATUS(ended) : KILLED;
 }
 
+/* Rust's standard library takes a thread's handle, 48 bytes, past the library's allocator, and ends the
+ * process where it is refused. pith asks for as much just before, so that it takes a system that gives a
+ * block and refuses the next ones: up to two n for each thread, none where a session has one. */
 static void refusals(uint32_t n_threads, long stride) {
     const long n = allocations(n_threads);
     for (int all = 0; all < 2; all++) {
-        long n_refused = 0, n_runs = 0;
-        for (long i = 0; i < n; i += stride, n_runs++) n_refused += refuse_from(i, all, n_threads);
-        CHECK(n_refused > 0);
-        printf("oom: %ld allocations with %u threads, %s refused: %ld of %ld runs were PITH_MEMORY\n", n,
-               (unsigned)n_threads, all ? "all from one on" : "one", n_refused, n_runs);
+        long n_of[4] = {0, 0, 0, 0}, n_runs = 0;
+        for (long i = 0; i < n; i += stride, n_runs++) {
+            const int end = refuse_from(i, all, n_threads);
+            n_of[end]++;
+            if (end == WRONG || (end == KILLED && n_threads == 1)) {
+                fprintf(stderr, "    allocation %ld%s, %u threads\n", i, all ? " and all behind" : "",
+                        (unsigned)n_threads);
+            }
+        }
+        CHECK(n_of[REFUSED_THERE] > 0 && n_of[WRONG] == 0);
+        CHECK(n_of[KILLED] <= 2 * ((long)n_threads - 1));
+        printf("oom: %ld allocations with %u threads, %s refused: %ld of %ld runs were PITH_MEMORY, %ld killed\n",
+               n, (unsigned)n_threads, all ? "all from one on" : "one", n_of[REFUSED_THERE], n_runs,
+               n_of[KILLED]);
     }
 }
 
@@ -252,7 +259,11 @@ int main(int argc, char **argv) {
     CHECK(n_getenv == 0 && n_threads_started == 0 && n_writes == 0 && n_handlers == 0);
     refusals(1, stride);
     CHECK(n_getenv == 0 && n_threads_started == 0 && n_writes == 0 && n_handlers == 0);
-    refusals(2, stride * 7);
+    /* Nobody need read what Rust says before it ends a process. */
+    const int shown = dup(2), hidden = open("/dev/null", O_WRONLY);
+    CHECK(dup2(hidden, 2) == 2);
+    refusals(2, stride);
+    CHECK(dup2(shown, 2) == 2);
     CHECK(n_threads_started > 0);
 
     __real_free(embedding);

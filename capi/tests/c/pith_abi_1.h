@@ -99,7 +99,7 @@ PITH_API const char *pith_status_text(pith_status status);
 
 typedef int32_t pith_log_level;
 enum { PITH_LOG_INFO = 0, PITH_LOG_WARNING = 1 };
-/* Gets a line without its end. Called on the thread that called pith. */
+/* Gets a line without its end. Called on a thread that has called pith; of sessions that may be any. */
 typedef void (*pith_log)(void *user, pith_log_level level, const char *text, size_t n_bytes);
 
 enum {
@@ -233,7 +233,7 @@ typedef struct pith_memory {
     uint64_t kv;          /* anonymous, of one session, as are the next two */
     uint64_t buffers;
     uint64_t scratch;
-    uint64_t total; /* all anonymous bytes: model + kv + buffers + scratch */
+    uint64_t total; /* model + kv + buffers + scratch; stacks of threads come on top */
 } pith_memory;
 #define PITH_MEMORY_INIT {sizeof(pith_memory), 0, 0, 0, 0, 0, 0}
 

@@ -3,7 +3,8 @@
  * the first; pith_cancel works from another thread and from a signal handler; with one thread none is
  * started, and those of a session end with it.
  *
- * Under ThreadSanitizer only this side of the border is watched: the library isn't built with it.
+ * Under ThreadSanitizer only this side of the border is watched: the library isn't built with it. How its own
+ * threads wait for each other can't be seen then, so that all sessions have one.
  *
  *   threads MODEL.gguf STEPS */
 #include "check.h"
@@ -56,6 +57,9 @@ static pith_status write_text(pith_session *session, int number, Written *to, pi
 static pith_status new_session(uint32_t n_threads, pith_session **session, pith_error *told) {
     pith_session_options options = PITH_SESSION_OPTIONS_INIT;
     options.n_ctx = 128;
+#ifdef __SANITIZE_THREAD__
+    n_threads = 1;
+#endif
     options.n_threads = n_threads;
     return pith_session_new(model, &options, session, told);
 }
@@ -107,7 +111,7 @@ static void many_sessions(long steps) {
 static pith_session *shared;
 enum { BEFORE, WRITING, OVER };
 static int state;
-static long n_busy;
+static long n_busy, n_other;
 
 static int get(const int *from) {
     pthread_mutex_lock(&lock);
@@ -128,11 +132,17 @@ static void wait_a_little(void) {
 }
 
 static int refused;
+static pthread_t intruder;
 
-/* Goes on once the other thread has been refused. */
+/* Goes on once the other thread has been refused, and ends it before the last token. */
 static int32_t keep_when_refused(void *user, uint32_t id, const char *text, size_t n_bytes) {
-    set(&state, WRITING);
+    const Written *written = user;
+    if (written->n == 0) set(&state, WRITING);
     while (!get(&refused)) wait_a_little();
+    if (written->n == MOST - 1) {
+        set(&state, OVER);
+        pthread_join(intruder, NULL);
+    }
     return keep(user, id, text, n_bytes);
 }
 
@@ -143,16 +153,13 @@ static void *intrude(void *unused) {
     while (get(&state) == WRITING) {
         pith_error told = PITH_ERROR_INIT;
         const pith_status status = pith_feed(shared, 0, &id, 1, &logits, &told);
-        if (status == PITH_BUSY && is_told(status, &told)) {
-            n_busy++;
-            set(&refused, 1);
-        }
+        *(status == PITH_BUSY && is_told(status, &told) ? &n_busy : &n_other) += 1;
+        set(&refused, 1);
     }
     return unused;
 }
 
 static void one_session(void) {
-    pthread_t intruder;
     pith_generation generation = PITH_GENERATION_INIT;
     pith_sampling greedy = PITH_SAMPLING_INIT;
     Written alone = {{0}, 0}, disturbed = {{0}, 0};
@@ -171,13 +178,10 @@ static void one_session(void) {
         if (pthread_create(&intruder, NULL, intrude, NULL) != 0) fatal("pthread_create");
         const pith_status status =
             pith_generate(shared, 0, prompt, 3, &generation, keep_when_refused, &disturbed, NULL, &told);
-        set(&state, OVER);
-        pthread_join(intruder, NULL);
         CHECK(status == PITH_OK);
         CHECK(disturbed.n == MOST && memcmp(alone.ids, disturbed.ids, sizeof alone.ids) == 0);
     }
-    /* The intruder's last calls may have come after the end, and then it is its turn. */
-    CHECK(n_busy >= 10);
+    CHECK(n_busy >= 10 && n_other == 0);
     printf("threads: %ld times PITH_BUSY\n", n_busy);
     pith_session_free(shared);
 }
@@ -255,14 +259,12 @@ static void started_and_ended(void) {
     pith_session_free(session);
     WORKS(new_session(4, &session, &error));
     WORKS(write_text(session, 1, &written, &error));
+#ifndef __SANITIZE_THREAD__
     CHECK(n_tasks() == before + 3);
+#endif
     /* The same bits on four. */
     CHECK(memcmp(written.ids, wanted[1].ids, sizeof written.ids) == 0);
     pith_session_free(session);
-    for (int i = 0; i < 2000 && n_tasks() != before; i++) {
-        const struct timespec wait = {0, 1000000};
-        nanosleep(&wait, NULL);
-    }
     CHECK(n_tasks() == before);
 }
 
