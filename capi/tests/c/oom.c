@@ -262,7 +262,7 @@ int main(int argc, char **argv) {
     /* Nobody need read what Rust says before it ends a process. */
     const int shown = dup(2), hidden = open("/dev/null", O_WRONLY);
     CHECK(dup2(hidden, 2) == 2);
-    refusals(2, stride);
+    refusals(2, 3 * stride);
     CHECK(dup2(shown, 2) == 2);
     CHECK(n_threads_started > 0);
 
