@@ -88,6 +88,8 @@ pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 
 #[cfg(feature = "mmap")]
 mod imp {
+    use std::io;
+
     use super::*;
 
     pub type Map = memmap2::Mmap;
@@ -97,7 +99,13 @@ mod imp {
         // nothing in this process writes to it, and it lives as long as any borrow of it. That no
         // other process shortens or changes the file can't be checked here or anywhere: it is the
         // condition in the type's documentation.
-        unsafe { Map::map(&file) }.map_err(Error::io("map", path))
+        unsafe { Map::map(&file) }.map_err(|error| match error.kind() {
+            // Of address space, which may be limited.
+            io::ErrorKind::OutOfMemory => {
+                Error::OutOfMemory { wanted: file.metadata().map_or(0, |metadata| metadata.len()) }
+            }
+            _ => Error::io("map", path)(error),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
-//! rayon owns the threads (the feature `threads`). A step of the model is one parallel region ([`Team::step`]): helpers
+//! A team owns its threads (the feature `threads`), and waits for their ends in its own. A step of the model is one parallel region ([`Team::step`]): helpers
 //! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
 //! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
 //! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
@@ -41,8 +41,7 @@ const ROUNDS: usize = 200;
 /// Threads for the steps of one model.
 pub struct Team {
     shared: Arc<Shared>,
-    /// Keeps the helpers' threads; none for a team of one.
-    _pool: Option<pool::Pool>,
+    pool: pool::Pool,
     n_threads: usize,
 }
 
@@ -56,15 +55,15 @@ impl Team {
         if n_threads == 0 {
             return Err(Error::Invalid("a team needs at least 1 thread, got 0".into()));
         }
-        let crowded = n_threads > Team::n_cores();
+        // One thread needs no look at the system.
+        let crowded = n_threads > 1 && n_threads > Team::n_cores();
         let shared = Arc::new(Shared { crowded, ..Shared::default() });
-        let pool = if n_threads == 1 {
-            None
-        } else {
-            let shared = Arc::clone(&shared);
-            Some(pool::start(n_threads, move |worker| shared.help(worker))?)
-        };
-        Ok(Team { shared, _pool: pool, n_threads })
+        let mut team = Team { shared, pool: pool::Pool::default(), n_threads };
+        for worker in 1..n_threads {
+            let shared = Arc::clone(&team.shared);
+            team.pool.start(n_threads, worker, move || shared.help(worker))?;
+        }
+        Ok(team)
     }
 
     /// Cores that a team can use: those of this process, or 1 in a build without the feature `threads`.
@@ -89,11 +88,11 @@ impl Drop for Team {
     fn drop(&mut self) {
         self.shared.over.store(true, SeqCst);
         self.shared.helpers.wake();
+        self.pool.join();
     }
 }
 
-/// What the helpers share with the callers of steps. Helpers own a part in it, so that nobody has
-/// to wait for them.
+/// What the helpers share with the callers of steps.
 #[derive(Default)]
 struct Shared {
     /// The job that helpers may take tiles of; null between jobs.
@@ -661,9 +660,7 @@ mod tests {
         let shared = Arc::downgrade(&team.shared);
         check(&team, 9, 9, (2, 2), 1);
         drop(team);
-        while shared.strong_count() != 0 {
-            thread::yield_now();
-        }
+        assert_eq!(shared.strong_count(), 0);
     }
 
     #[test]

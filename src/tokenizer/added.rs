@@ -4,6 +4,10 @@
 use std::ops::Range;
 
 use super::trie::{NONE, ROOT, Trie};
+use crate::{
+    Result,
+    zeros::{filled, gathered},
+};
 
 /// One added token.
 pub(super) struct AddedToken {
@@ -27,22 +31,24 @@ pub(super) enum Part {
 
 /// The places where a special token's text becomes that token.
 #[derive(Clone, Copy)]
-pub(super) enum Allowed<'a> {
-    None,
-    All,
-    /// Where it is exactly one of these, which are in order and apart.
-    At(&'a [Range<usize>]),
+pub(super) struct Allowed<'a> {
+    /// Wherever it is.
+    pub all: bool,
+    /// Or where it is exactly one of these, which are in order and apart.
+    pub at: &'a [Range<usize>],
 }
 
-impl Allowed<'_> {
+impl<'a> Allowed<'a> {
+    pub const NONE: Allowed<'static> = Allowed { all: false, at: &[] };
+    pub const ALL: Allowed<'static> = Allowed { all: true, at: &[] };
+
+    pub fn at(at: &'a [Range<usize>]) -> Allowed<'a> {
+        Allowed { all: false, at }
+    }
+
     fn has(self, place: &Range<usize>) -> bool {
-        match self {
-            Allowed::None => false,
-            Allowed::All => true,
-            Allowed::At(places) => places
-                .binary_search_by_key(&place.start, |other| other.start)
-                .is_ok_and(|at| places[at] == *place),
-        }
+        let found = |at: usize| self.at[at] == *place;
+        self.all || self.at.binary_search_by_key(&place.start, |at| at.start).is_ok_and(found)
     }
 }
 
@@ -61,16 +67,16 @@ pub(super) struct Added {
 
 impl Added {
     /// The set of `tokens`. Of two with the same text the one with the lower id counts.
-    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Added {
+    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Result<Added> {
         tokens.retain(|t| !t.text.is_empty());
-        tokens.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
+        tokens.sort_unstable_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         tokens.dedup_by(|b, a| a.text == b.text);
-        let texts: Vec<&[u8]> = tokens.iter().map(|t| t.text.as_bytes()).collect();
-        let trie = Trie::new(&texts);
-        let token = (0..trie.len() as u32).map(|state| trie.end(state)).collect();
-        let mut added = Added { fail: vec![ROOT; trie.len()], tokens, trie, token };
+        let texts = gathered(tokens.iter().map(|t| t.text.as_bytes()))?;
+        let trie = Trie::new(&texts)?;
+        let token = gathered((0..trie.len() as u32).map(|state| trie.end(state)))?;
+        let mut added = Added { fail: filled(trie.len(), ROOT)?, tokens, trie, token };
         added.link();
-        added
+        Ok(added)
     }
 
     /// Sets `fail`, parents before children, and lets states inherit tokens that end in them.
@@ -121,8 +127,8 @@ impl Added {
 
     /// The leftmost token in `text[from..]`, the longest there, and where it ends.
     pub(super) fn find(&self, text: &[u8], from: usize) -> Option<(&AddedToken, usize)> {
-        let (mut state, mut found) = (ROOT, None);
-        for (at, &byte) in text.iter().enumerate().skip(from) {
+        let (mut state, mut found, mut end) = (ROOT, None, from);
+        'text: for (at, &byte) in text.iter().enumerate().skip(from) {
             loop {
                 if let Some(child) = self.trie.child(state, byte) {
                     state = child;
@@ -133,14 +139,16 @@ impl Added {
                 }
                 state = self.fail[state as usize];
                 if state == NONE {
-                    return found;
+                    break 'text;
                 }
             }
             if let Some(token) = self.tokens.get(self.token[state as usize] as usize) {
-                found = Some((token, at + 1));
+                (found, end) = (Some(token), at + 1);
             }
         }
-        found
+        // Not an option of both: an end that isn't there would be memory that was never written, which
+        // the compiler may look at in vain, and valgrind complains of that.
+        Some((found?, end))
     }
 
     /// Cuts `text` into its parts, in order. A special token that isn't allowed stays text, but no

@@ -12,7 +12,7 @@ use super::{
 impl Tokenizer {
     /// The ids of `text`.
     pub fn encode(&self, text: &str, opts: Encode) -> Vec<u32> {
-        let allowed = if opts.parse_special { Allowed::All } else { Allowed::None };
+        let allowed = if opts.parse_special { Allowed::ALL } else { Allowed::NONE };
         self.encode_allowed(text, opts.add_special, allowed)
     }
 
@@ -25,7 +25,7 @@ impl Tokenizer {
         add_special: bool,
         places: &[Range<usize>],
     ) -> Vec<u32> {
-        self.encode_allowed(text, add_special, Allowed::At(places))
+        self.encode_allowed(text, add_special, Allowed::at(places))
     }
 
     fn encode_allowed(&self, text: &str, add_special: bool, allowed: Allowed<'_>) -> Vec<u32> {
@@ -63,7 +63,7 @@ impl Encoder<'_> {
         let tokenizer = self.tokenizer;
         let at_start = range.start == 0;
         let places = tokenizer.normalized_places(text, range.clone(), allowed);
-        let allowed = places.as_deref().map_or(allowed, Allowed::At);
+        let allowed = places.as_deref().map_or(allowed, Allowed::at);
         let text = tokenizer.normalize(&text[range]);
         tokenizer.added_normalized.split(&text, allowed, |part| match part {
             Part::Id(id) => self.ids.push(id),
@@ -72,8 +72,7 @@ impl Encoder<'_> {
                 match &tokenizer.lattice {
                     None => self.plain(text, at_start),
                     Some(lattice) => {
-                        let parse_special = matches!(allowed, Allowed::All);
-                        let start = unigram::Start { at_start, parse_special };
+                        let start = unigram::Start { at_start, parse_special: allowed.all };
                         lattice.encode(text, start, &mut self.scratch, &mut self.ids);
                     }
                 }

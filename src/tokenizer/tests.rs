@@ -157,9 +157,9 @@ fn added_tokens_are_found_leftmost_longest() {
             rstrip: false,
         };
         let mut got = Vec::new();
-        Added::new(texts.iter().zip(0..).map(token).collect()).split(
+        Added::new(texts.iter().zip(0..).map(token).collect()).unwrap().split(
             &text,
-            Allowed::None,
+            Allowed::NONE,
             |part| {
                 got.push(match part {
                     Part::Id(id) => texts[id as usize].clone(),
