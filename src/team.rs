@@ -1,8 +1,8 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
-//! rayon owns the threads (the feature `threads`). A step of the model is one parallel region ([`Team::step`]): helpers
-//! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
-//! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
+//! A step of the model is one parallel region ([`Team::step`]): helpers, threads that begin and end with
+//! their team, spin for its jobs, and go to sleep when there has been none for a while. Each job is a
+//! matrix cut into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
 //! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
 //! changes what is in it.
 //!
@@ -33,6 +33,7 @@ use std::{
 
 use crate::{Error, Result};
 use company::Company;
+use pool::Pool;
 
 /// Rounds of [`spin`] before a waiting thread sleeps: some 200 us, longer than the gap between jobs
 /// and than most gaps between the steps of one text, much shorter than a time slice.
@@ -42,7 +43,7 @@ const ROUNDS: usize = 200;
 pub struct Team {
     shared: Arc<Shared>,
     /// Keeps the helpers' threads; none for a team of one.
-    _pool: Option<pool::Pool>,
+    pool: Pool,
     n_threads: usize,
 }
 
@@ -58,13 +59,10 @@ impl Team {
         }
         let crowded = n_threads > Team::n_cores();
         let shared = Arc::new(Shared { crowded, ..Shared::default() });
-        let pool = if n_threads == 1 {
-            None
-        } else {
-            let shared = Arc::clone(&shared);
-            Some(pool::start(n_threads, move |worker| shared.help(worker))?)
-        };
-        Ok(Team { shared, _pool: pool, n_threads })
+        // A team from the start: if a thread is refused, those before it end with it.
+        let mut team = Team { shared: shared.clone(), pool: Pool::default(), n_threads };
+        team.pool.start(n_threads, move |worker| shared.help(worker))?;
+        Ok(team)
     }
 
     /// Cores that a team can use: those of this process, or 1 in a build without the feature `threads`.
@@ -92,8 +90,7 @@ impl Drop for Team {
     }
 }
 
-/// What the helpers share with the callers of steps. Helpers own a part in it, so that nobody has
-/// to wait for them.
+/// What the helpers share with the callers of steps.
 #[derive(Default)]
 struct Shared {
     /// The job that helpers may take tiles of; null between jobs.

@@ -1,37 +1,58 @@
-//! Where helpers live: on rayon's threads, or nowhere in a build without the feature `threads`.
+//! Where helpers live: on threads of their own, or nowhere in a build without the feature `threads`.
 
-pub use imp::{Pool, n_cores, start};
+pub use imp::{Pool, n_cores};
 
 #[cfg(feature = "threads")]
 mod imp {
-    use std::{num::NonZero, thread};
+    use std::{
+        num::NonZero,
+        thread::{self, JoinHandle},
+    };
 
     use crate::{Error, Result};
-
-    /// Keeps the helpers' threads.
-    pub type Pool = rayon::ThreadPool;
 
     /// Bytes of a helper's stack: std's own number, which it would else ask the environment for.
     const STACK: usize = 2 << 20;
 
+    /// The helpers' threads. Waits for their end, which somebody must have told them of: code that is
+    /// unloaded then must not have a thread in it.
+    #[derive(Default)]
+    pub struct Pool {
+        threads: Vec<JoinHandle<()>>,
+    }
+
+    impl Pool {
+        /// Has all but the first of `n_threads` lead a helper's life, which is given the thread's number.
+        pub fn start(
+            &mut self,
+            n_threads: usize,
+            life: impl Fn(usize) + Clone + Send + 'static,
+        ) -> Result<()> {
+            for worker in 1..n_threads {
+                let life = life.clone();
+                let thread = thread::Builder::new()
+                    .name(format!("pith-{worker}"))
+                    .stack_size(STACK)
+                    .spawn(move || life(worker))
+                    .map_err(|e| Error::Threads { wanted: n_threads, reason: e.to_string() })?;
+                self.threads.push(thread);
+            }
+            Ok(())
+        }
+    }
+
+    impl Drop for Pool {
+        fn drop(&mut self) {
+            for thread in self.threads.drain(..) {
+                // A helper's panics are its job's.
+                let _ = thread.join();
+            }
+        }
+    }
+
     /// Cores that this process may use.
     pub fn n_cores() -> usize {
         thread::available_parallelism().map_or(1, NonZero::get)
-    }
-
-    /// Has all but the first of `n_threads` lead a helper's life, which is given the thread's number.
-    pub fn start(n_threads: usize, life: impl Fn(usize) + Clone + Send + 'static) -> Result<Pool> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads - 1)
-            .stack_size(STACK)
-            .thread_name(|i| format!("pith-{}", i + 1))
-            .build()
-            .map_err(|e| Error::Threads { wanted: n_threads, reason: e.to_string() })?;
-        for worker in 1..n_threads {
-            let life = life.clone();
-            pool.spawn(move || life(worker));
-        }
-        Ok(pool)
     }
 }
 
@@ -39,19 +60,29 @@ mod imp {
 mod imp {
     use crate::{Error, Result};
 
-    /// There is none.
-    pub type Pool = std::convert::Infallible;
+    /// No threads.
+    #[derive(Default)]
+    pub struct Pool;
+
+    impl Pool {
+        /// Refuses: `n_threads` are more than the caller.
+        pub fn start(
+            &mut self,
+            n_threads: usize,
+            _: impl Fn(usize) + Clone + Send + 'static,
+        ) -> Result<()> {
+            match n_threads {
+                1 => Ok(()),
+                n => Err(Error::Unsupported(format!(
+                    "{n} threads: pith was built without the feature `threads`, which leaves 1"
+                ))),
+            }
+        }
+    }
 
     /// The caller's: no other can be used.
     pub fn n_cores() -> usize {
         1
-    }
-
-    /// Refuses: `n_threads` are more than the caller.
-    pub fn start(n_threads: usize, _: impl Fn(usize) + Clone + Send + 'static) -> Result<Pool> {
-        Err(Error::Unsupported(format!(
-            "{n_threads} threads: pith was built without the feature `threads`, which leaves 1"
-        )))
     }
 
     #[cfg(test)]
