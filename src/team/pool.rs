@@ -9,10 +9,13 @@ mod imp {
         thread::{self, JoinHandle},
     };
 
-    use crate::{Error, Result};
+    use crate::{Error, Result, memory::enough, zeros::room};
 
     /// Bytes of a helper's stack: std's own number, which it would else ask the environment for.
     const STACK: usize = 2 << 20;
+
+    /// Bytes, generously, of what std allocates to start a thread.
+    const PROBE: usize = 16 << 10;
 
     /// The helpers' threads. Waits for their end, which somebody must have told them of: code that is
     /// unloaded then must not have a thread in it.
@@ -29,6 +32,10 @@ mod imp {
             life: impl Fn(usize) + Clone + Send + 'static,
         ) -> Result<()> {
             for worker in 1..n_threads {
+                // What std takes for a thread it takes in ways that end the process where the system
+                // has no more memory; so that is asked before.
+                drop(room::<u8>(PROBE)?);
+                enough()?;
                 let life = life.clone();
                 let thread = thread::Builder::new()
                     .name(format!("pith-{worker}"))
