@@ -1,8 +1,8 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
-//! A team owns its threads (the feature `threads`), and waits for their ends in its own. A step of the model is one parallel region ([`Team::step`]): helpers
-//! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
-//! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
+//! A step of the model is one parallel region ([`Team::step`]): helpers, threads that begin and end with
+//! their team, spin for its jobs, and go to sleep when there has been none for a while. Each job is a
+//! matrix cut into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
 //! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
 //! changes what is in it.
 //!
@@ -33,6 +33,7 @@ use std::{
 
 use crate::{Error, Result};
 use company::Company;
+use pool::Pool;
 
 /// Rounds of [`spin`] before a waiting thread sleeps: some 200 us, longer than the gap between jobs
 /// and than most gaps between the steps of one text, much shorter than a time slice.
@@ -41,7 +42,8 @@ const ROUNDS: usize = 200;
 /// Threads for the steps of one model.
 pub struct Team {
     shared: Arc<Shared>,
-    pool: pool::Pool,
+    /// Keeps the helpers' threads; none for a team of one.
+    pool: Pool,
     n_threads: usize,
 }
 
@@ -58,11 +60,9 @@ impl Team {
         // One thread needs no look at the system.
         let crowded = n_threads > 1 && n_threads > Team::n_cores();
         let shared = Arc::new(Shared { crowded, ..Shared::default() });
-        let mut team = Team { shared, pool: pool::Pool::default(), n_threads };
-        for worker in 1..n_threads {
-            let shared = Arc::clone(&team.shared);
-            team.pool.start(n_threads, worker, move || shared.help(worker))?;
-        }
+        // A team from the start: if a thread is refused, those before it end with it.
+        let mut team = Team { shared: shared.clone(), pool: Pool::default(), n_threads };
+        team.pool.start(n_threads, move |worker| shared.help(worker))?;
         Ok(team)
     }
 
@@ -88,7 +88,6 @@ impl Drop for Team {
     fn drop(&mut self) {
         self.shared.over.store(true, SeqCst);
         self.shared.helpers.wake();
-        self.pool.join();
     }
 }
 

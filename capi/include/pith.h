@@ -99,7 +99,7 @@ PITH_API const char *pith_status_text(pith_status status);
 
 typedef int32_t pith_log_level;
 enum { PITH_LOG_INFO = 0, PITH_LOG_WARNING = 1 };
-/* Gets a line without its end. Called on a thread that has called pith; of sessions that may be any. */
+/* Gets a line without its end. Called on the threads that call pith. */
 typedef void (*pith_log)(void *user, pith_log_level level, const char *text, size_t n_bytes);
 
 enum {

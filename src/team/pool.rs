@@ -5,65 +5,61 @@ pub use imp::{Pool, n_cores};
 #[cfg(feature = "threads")]
 mod imp {
     use std::{
-        alloc::{GlobalAlloc, Layout, System},
         num::NonZero,
-        thread,
+        thread::{self, JoinHandle},
     };
 
-    use crate::{Error, Result, memory};
-
-    /// The helpers' threads.
-    #[derive(Default)]
-    pub struct Pool(Vec<thread::JoinHandle<()>>);
+    use crate::{Error, Result, memory::enough, zeros::room};
 
     /// Bytes of a helper's stack: std's own number, which it would else ask the environment for.
     const STACK: usize = 2 << 20;
 
-    /// Cores that this process may use.
-    pub fn n_cores() -> usize {
-        thread::available_parallelism().map_or(1, NonZero::get)
+    /// Bytes, generously, of what std allocates to start a thread.
+    const PROBE: usize = 16 << 10;
+
+    /// The helpers' threads. Waits for their end, which somebody must have told them of: code that is
+    /// unloaded then must not have a thread in it.
+    #[derive(Default)]
+    pub struct Pool {
+        threads: Vec<JoinHandle<()>>,
     }
 
     impl Pool {
-        /// Starts the thread of one of `n_threads`, the caller's among them, for a helper's life.
+        /// Has all but the first of `n_threads` lead a helper's life, which is given the thread's number.
         pub fn start(
             &mut self,
             n_threads: usize,
-            worker: usize,
-            life: impl FnOnce() + Send + 'static,
+            life: impl Fn(usize) + Clone + Send + 'static,
         ) -> Result<()> {
-            let builder = thread::Builder::new().name(format!("pith-{worker}")).stack_size(STACK);
-            memory::enough()?;
-            require_handle()?;
-            let helper = builder
-                .spawn(life)
-                .map_err(|error| Error::Threads { wanted: n_threads, reason: error.to_string() })?;
-            self.0.push(helper);
+            for worker in 1..n_threads {
+                // What std takes for a thread it takes in ways that end the process where the system
+                // has no more memory; so that is asked before.
+                drop(room::<u8>(PROBE)?);
+                enough()?;
+                let life = life.clone();
+                let thread = thread::Builder::new()
+                    .name(format!("pith-{worker}"))
+                    .stack_size(STACK)
+                    .spawn(move || life(worker))
+                    .map_err(|e| Error::Threads { wanted: n_threads, reason: e.to_string() })?;
+                self.threads.push(thread);
+            }
             Ok(())
         }
+    }
 
-        /// Waits until the helpers' lives are over, which who calls has brought about. Where this is a
-        /// library in another program, its code may be gone from then on.
-        pub fn join(&mut self) {
-            for helper in self.0.drain(..) {
-                let _ = helper.join();
+    impl Drop for Pool {
+        fn drop(&mut self) {
+            for thread in self.threads.drain(..) {
+                // A helper's panics are its job's.
+                let _ = thread.join();
             }
         }
     }
 
-    /// Whether the system has memory for a thread's handle. std takes it past the program's allocator,
-    /// and ends the process where it is refused.
-    fn require_handle() -> Result<()> {
-        let layout = Layout::new::<[u64; 32]>();
-        // SAFETY: the layout has a size, and the block is freed as it was allocated.
-        unsafe {
-            let block = System.alloc(layout);
-            if block.is_null() {
-                return Err(Error::OutOfMemory { wanted: layout.size() as u64 });
-            }
-            System.dealloc(block, layout);
-        }
-        Ok(())
+    /// Cores that this process may use.
+    pub fn n_cores() -> usize {
+        thread::available_parallelism().map_or(1, NonZero::get)
     }
 }
 
@@ -71,25 +67,29 @@ mod imp {
 mod imp {
     use crate::{Error, Result};
 
-    /// There is none.
+    /// No threads.
     #[derive(Default)]
     pub struct Pool;
+
+    impl Pool {
+        /// Refuses: `n_threads` are more than the caller.
+        pub fn start(
+            &mut self,
+            n_threads: usize,
+            _: impl Fn(usize) + Clone + Send + 'static,
+        ) -> Result<()> {
+            match n_threads {
+                1 => Ok(()),
+                n => Err(Error::Unsupported(format!(
+                    "{n} threads: pith was built without the feature `threads`, which leaves 1"
+                ))),
+            }
+        }
+    }
 
     /// The caller's: no other can be used.
     pub fn n_cores() -> usize {
         1
-    }
-
-    impl Pool {
-        /// Refuses: `n_threads` are more than the caller.
-        pub fn start(&mut self, n_threads: usize, _: usize, _: impl FnOnce()) -> Result<()> {
-            Err(Error::Unsupported(format!(
-                "{n_threads} threads: pith was built without the feature `threads`, which leaves 1"
-            )))
-        }
-
-        /// There is nobody to wait for.
-        pub fn join(&mut self) {}
     }
 
     #[cfg(test)]

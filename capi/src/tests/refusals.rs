@@ -1,12 +1,22 @@
 //! A system that refuses memory, at each request in turn: an error, never an abort, and nothing is lost.
 
-use std::{ffi::c_char, fs, ptr};
+use std::{
+    ffi::c_char,
+    fs, ptr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use super::support::*;
 use crate::{
     memory::{held, n_reserved, refusing},
     *,
 };
+
+/// The reserve is one for all threads: who counts it keeps others from it.
+fn alone() -> MutexGuard<'static, ()> {
+    static RESERVE: Mutex<()> = Mutex::new(());
+    RESERVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Opens, tokenizes, makes a session, generates, saves, goes back to text, and frees all. Gives the
 /// first status that isn't OK, and the tokens.
@@ -51,6 +61,7 @@ fn life(bytes: &[u8], text: &str) -> (Status, [u32; 64]) {
 
 /// Every request refused in turn, alone and with all behind it.
 fn each_refusal(bytes: &[u8], text: &str) {
+    let _alone = alone();
     let wanted = life(bytes, text);
     assert_eq!(wanted.0, OK);
     let (_, n) = refusing(u64::MAX, 0, || life(bytes, text));
@@ -86,6 +97,7 @@ fn a_refused_request_of_a_unigram_vocabulary_is_an_error() {
 #[test]
 fn a_refused_request_of_a_long_text_is_an_error() {
     let model = Model::open(demo());
+    let _alone = alone();
     let text = "ab".repeat(3000);
     let mut ids = vec![0; text.len()];
     let mut tokenize = || {
