@@ -110,7 +110,7 @@ gcc_and_gpp() {
   make --silent -C examples/c PITH="$pith" OUT="$work/shared" CFLAGS=-Werror CXXFLAGS=-Werror
   make --silent -C examples/c PITH="$pith" OUT="$work/static" STATIC=1 CFLAGS=-Werror CXXFLAGS=-Werror
   readelf -d "$work/shared/generate" | grep -q 'NEEDED.*libpith.so.1'
-  ! readelf -d "$work/static/generate" | grep -q libpith
+  if readelf -d "$work/static/generate" | grep libpith; then exit 1; fi
   # README's lines, and pkg-config's.
   gcc examples/c/generate.c -I"$pith/include" -L"$pith/lib" -lpith -o "$work/plain"
   LD_LIBRARY_PATH=$pith/lib "$work/plain" "$work/demo.gguf" "She was" 60 >"$work/out"
@@ -145,6 +145,7 @@ under_valgrind() {
 }
 
 sanitized_examples() {
+  local program
   mkdir -p "$work/sanitized"
   for program in generate classify embed; do
     "${C99[@]}" "${SANITIZE[@]}" -I"$pith/include" examples/c/$program.c -o "$work/sanitized/$program" "${static[@]}"
@@ -171,6 +172,7 @@ quietly() {
 }
 
 hostile() {
+  local flags name
   for flags in -O1 "${SANITIZE[*]}"; do
     read -ra flags <<<"$flags"
     for name in hostile damaged walk; do test_program $name "${flags[@]}"; done
