@@ -198,8 +198,10 @@ threads() {
 
 # Declarations and constants of a header, one a line, without its structs' fields, which may grow.
 declarations() {
-  gcc -E -P "$1" | tr -s ' \n' ' ' | sed 's/; */;\n/g' | grep -E '^ *(typedef [^{]*|.*pith_[a-z_]+\(.*\));$' | sed 's/^ *//' | sort
-  grep -oE 'PITH_[A-Z0-9_]+ = [0-9]+' "$1" | sort
+  {
+    gcc -E -P "$1" | tr -s ' \n' ' ' | sed 's/; */;\n/g' | grep -E '^ *(typedef [^{]*|.*pith_[a-z_]+\(.*\));$' | sed 's/^ *//'
+    grep -oE 'PITH_[A-Z0-9_]+ = [0-9]+' "$1"
+  } | LC_ALL=C sort
 }
 
 abi() {
@@ -208,7 +210,8 @@ abi() {
   declarations $tests/pith_abi_1.h >"$work/first"
   declarations "$pith/include/pith.h" >"$work/now"
   (($(grep -c pith_ "$work/first") > 30))
-  if comm -23 "$work/first" "$work/now" | grep .; then
+  LC_ALL=C comm -23 "$work/first" "$work/now" >"$work/gone"
+  if grep . "$work/gone"; then
     echo "!! the first header had these, the present one doesn't" >&2
     exit 1
   fi
