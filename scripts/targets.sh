@@ -29,7 +29,8 @@ if grep -E '^(rayon|memmap2|libc) ' <<<"$tree"; then
   echo "a feature that is off still brings these" >&2
   exit 1
 fi
-cargo test --quiet -p pith --no-default-features --lib --test kernel
+cargo clippy --quiet -p pith --no-default-features -- -D warnings
+cargo test --quiet -p pith --no-default-features --lib
 
 if has wasm32-unknown-unknown 'the runtime for WebAssembly'; then
   for flags in '' '-C target-feature=+simd128'; do
@@ -40,7 +41,8 @@ fi
 
 if has x86_64-unknown-linux-musl 'the static command'; then
   # Without Parquet, whose zstd is C: it would want a C compiler for musl.
-  cargo build --quiet --release --target x86_64-unknown-linux-musl -p pith-cli --no-default-features
+  CARGO_PROFILE_RELEASE_STRIP=true \
+    cargo build --quiet --release --target x86_64-unknown-linux-musl -p pith-cli --no-default-features
   static=target/x86_64-unknown-linux-musl/release/pith
   echo "-- the static command: $(stat -c %s "$static") bytes"
   if readelf --program-headers "$static" | grep INTERP; then

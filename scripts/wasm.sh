@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=wasm32-unknown-unknown
+vectors='-C target-feature=+simd128'
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 prompt='Once upon a time'
@@ -37,6 +38,18 @@ same() {
   echo "-- $what: the same"
 }
 
+# The kernels' tests as programs for WASI: each table against the scalar one, bit for bit.
+kernels() {
+  if ! rustup --quiet target add wasm32-wasip1; then
+    not_tested 'the table simd128' 'rustup could not fetch wasm32-wasip1'
+    return
+  fi
+  CARGO_TARGET_WASM32_WASIP1_RUNNER="node --no-warnings $PWD/wasm/tests/wasi.mjs" \
+    CARGO_PROFILE_DEV_DEBUG=0 RUSTFLAGS=$vectors PITH_KERNELS=simd128 \
+    cargo test --quiet --target wasm32-wasip1 -p pith --no-default-features \
+    --test kernel --test attention --test logits --test quant_golden -- --include-ignored
+}
+
 chromium() {
   if ! command -v chromium >/dev/null; then
     local root=()
@@ -52,7 +65,7 @@ if ! rustup --quiet target add "$target"; then
   not_tested WebAssembly "rustup could not fetch $target"
   exit
 fi
-module simd128 '-C target-feature=+simd128'
+module simd128 "$vectors"
 # The same features as the tests of the workspace have: nothing is built again.
 cargo build --quiet --workspace --exclude yardstick --bin pith --example fingerprint
 for format in q8_0 q4_0 q4_k f16; do
@@ -68,6 +81,7 @@ if [[ ${1:-} == serve ]]; then
   python3 -m http.server --bind 127.0.0.1 --directory "$work/page" 8000
   exit
 fi
+kernels
 module scalar ''
 
 if python3 -m venv "$work/venv" && "$work/venv/bin/pip" install --quiet --disable-pip-version-check wasmtime==50.0.1; then

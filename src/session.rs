@@ -6,7 +6,7 @@ mod planned;
 mod state;
 
 pub use embed::Pooling;
-pub use planned::{Memory, Options};
+pub use planned::{DEFAULT_CTX, Memory, Options};
 
 use std::sync::{
     Arc,

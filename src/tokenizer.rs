@@ -32,7 +32,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-pub use decode::{Buffers, Stream};
+pub use decode::{Buffers, Paused, Stream};
 pub use rules::{Leading, Marks, Rules, Stage, Unigram, name};
 pub use specials::Specials;
 pub use split::Splitter;

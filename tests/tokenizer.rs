@@ -130,6 +130,15 @@ fn a_stream_is_the_whole_in_parts() {
             let mut stream = tokenizer.stream();
             let mut parts: String = ids.iter().map(|&id| stream.push(id).to_string()).collect();
             parts.push_str(stream.finish());
+            let mut paused = tokenizer.stream().pause();
+            let mut with_pauses = String::new();
+            for &id in &ids {
+                let mut stream = tokenizer.resume(paused);
+                with_pauses.push_str(stream.push(id));
+                paused = stream.pause();
+            }
+            with_pauses.push_str(tokenizer.resume(paused).finish());
+            prop_assert_eq!(&with_pauses, &parts);
             let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.piece(id).to_vec()).collect();
             let whole = String::from_utf8_lossy(&bytes);
             prop_assert_eq!(&parts, &tokenizer.decode(&ids));

@@ -68,7 +68,9 @@ pub fn decode_q8_0(block: &[u8; 34], out: &mut [f32; LEN]) {
 
 /// Scale (f16 bits) and codes `0..2 * half` of a signed format. The value of the largest magnitude
 /// gets code 0, that is `-half`: the range has one more step on that side.
-#[inline(always)]
+// Inlined, it makes LLVM 22 crash where it compiles for WebAssembly's vectors.
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+#[cfg_attr(target_arch = "wasm32", inline(never))]
 fn encode_signed(x: &[f32; LEN], half: i8) -> ([u8; 2], [u8; LEN]) {
     let d = extreme(x) / -f32::from(half);
     let id = inverse(d);

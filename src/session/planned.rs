@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Context that a session gets where nobody says: enough for most prompts, small on a device.
-const DEFAULT_CTX: usize = 4096;
+pub const DEFAULT_CTX: usize = 4096;
 
 /// What a session is made for.
 #[derive(Clone, Debug)]

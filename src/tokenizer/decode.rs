@@ -23,6 +23,14 @@ pub struct Buffers {
     ready: String,
 }
 
+/// A [`Stream`] between two ids, without its tokenizer, so that whoever holds the tokenizer too can keep it.
+#[derive(Debug)]
+pub struct Paused {
+    show_special: bool,
+    at_start: bool,
+    buffers: Buffers,
+}
+
 impl Buffers {
     /// Bytes that they take.
     pub fn n_bytes(&self) -> usize {
@@ -59,6 +67,12 @@ impl<'a> Stream<'a> {
     /// The buffers, when no more ids come.
     pub fn into_buffers(self) -> Buffers {
         Buffers { held: self.held, ready: self.ready }
+    }
+
+    /// Lets go of the tokenizer until the next id: [`Tokenizer::resume`].
+    pub fn pause(self) -> Paused {
+        let Stream { show_special, at_start, held, ready, .. } = self;
+        Paused { show_special, at_start, buffers: Buffers { held, ready } }
     }
 
     /// Appends what `id` makes certain to `ready`.
@@ -135,6 +149,12 @@ impl Tokenizer {
     /// A decoder that writes into these.
     pub fn stream_into(&self, buffers: Buffers) -> Stream<'_> {
         Stream::new(self, buffers)
+    }
+
+    /// Goes on with a stream of this tokenizer.
+    pub fn resume(&self, paused: Paused) -> Stream<'_> {
+        let Paused { show_special, at_start, buffers: Buffers { held, ready } } = paused;
+        Stream { tokenizer: self, show_special, at_start, held, ready }
     }
 
     /// Buffers that are large enough for any of the tokenizer's pieces.
