@@ -9,6 +9,7 @@ pub struct Bar(ProgressBar);
 
 impl Bar {
     /// A bar that counts bytes; shows nothing yet.
+    #[cfg(feature = "convert")]
     pub fn bytes() -> Bar {
         Bar::new("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}")
     }
@@ -19,6 +20,7 @@ impl Bar {
     }
 
     /// A bar for rows, which counts what has been read of the input; shows nothing yet.
+    #[cfg(feature = "jobs")]
     pub fn rows() -> Bar {
         Bar::new("{bar:30} {percent} %, {eta} left  {msg}")
     }
