@@ -18,16 +18,18 @@ use crate::{Error, Result};
 /// `&[u8]` stay the same is broken. No program can rule that out, so it is asked of whoever owns
 /// the file: replace a model by a rename, as pith's own writer does, which leaves existing maps
 /// with the old contents; or read the file into memory and use [`Bytes::from_vec`].
+///
+/// In a build without the feature `mmap` nothing is mapped: [`Bytes::map`] reads the file into memory.
 pub struct Bytes(Inner);
 
 enum Inner {
-    Mapped(memmap2::Mmap),
+    Mapped(imp::Map),
     Owned(Vec<u8>),
     Lent(&'static [u8]),
 }
 
 impl Bytes {
-    /// Maps a file read-only.
+    /// Maps a file read-only, or reads it where the build has no maps.
     ///
     /// # Errors
     /// The file can't be opened or mapped, or it is no regular file.
@@ -42,12 +44,7 @@ impl Bytes {
         if metadata.len() == 0 {
             return Ok(Bytes::from_vec(Vec::new())); // an empty map is an error to the system
         }
-        // SAFETY: the map is private to `Bytes`, which only ever gives it out as `&[u8]`, so that
-        // nothing in this process writes to it, and it lives as long as any borrow of it. That no
-        // other process shortens or changes the file can't be checked here or anywhere: it is the
-        // condition in the type's documentation.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Bytes(Inner::Mapped(map)))
+        Ok(Bytes(Inner::Mapped(imp::map(file, path)?)))
     }
 
     /// Bytes that are in memory already.
@@ -87,6 +84,36 @@ pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(feature = "mmap")]
+mod imp {
+    use super::*;
+
+    pub type Map = memmap2::Mmap;
+
+    pub fn map(file: File, path: &Path) -> Result<Map> {
+        // SAFETY: the map is private to `Bytes`, which only ever gives it out as `&[u8]`, so that
+        // nothing in this process writes to it, and it lives as long as any borrow of it. That no
+        // other process shortens or changes the file can't be checked here or anywhere: it is the
+        // condition in the type's documentation.
+        unsafe { Map::map(&file) }.map_err(Error::io("map", path))
+    }
+}
+
+#[cfg(not(feature = "mmap"))]
+mod imp {
+    use std::io::Read;
+
+    use super::*;
+
+    pub type Map = Vec<u8>;
+
+    pub fn map(mut file: File, path: &Path) -> Result<Map> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]

@@ -122,8 +122,9 @@ fn n_bytes(format: Format, dims: &[u64]) -> Result<u64, String> {
         ));
     }
     let row = format.row_bytes(n_in).and_then(|b| u64::try_from(b).ok()).ok_or_else(too_large)?;
-    // The values as f32 must fit too: other code multiplies the dimensions.
-    dims.iter().try_fold(4u64, |n, &d| n.checked_mul(d)).ok_or_else(too_large)?;
+    // The values as f32 must fit memory's addresses too: other code multiplies the dimensions.
+    let times = |n: usize, &d: &u64| n.checked_mul(usize::try_from(d).ok()?);
+    dims.iter().try_fold(4, times).ok_or_else(too_large)?;
     dims[1..].iter().try_fold(row, |n, &d| n.checked_mul(d)).ok_or_else(too_large)
 }
 

@@ -13,6 +13,11 @@
 //! thread, or the instruction set.
 // LLVM unrolls loops over constant ranges and keeps what they index in registers; not so iterators.
 #![allow(clippy::needless_range_loop)]
+// Where no table has vectors, what such tables share is idle.
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128")),
+    allow(unused)
+)]
 
 pub mod acts;
 pub mod attend;
@@ -40,6 +45,9 @@ mod x86;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 use std::sync::OnceLock;
 
@@ -117,6 +125,8 @@ static TABLES: &[(IsHere, &Kernels)] = &[
     (neon::dotprod::is_here, &neon::dotprod::TABLE),
     #[cfg(target_arch = "aarch64")]
     (|| true, &neon::TABLE),
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    (|| true, &wasm::TABLE),
     (|| true, &scalar::TABLE),
 ];
 

@@ -95,7 +95,9 @@ impl<'m> Session<'m> {
     pub fn new(model: impl Into<Held<'m>>, options: &Options) -> Result<Session<'m>> {
         let model = model.into();
         let Planned { plan, shape, limits, memory } = Planned::new(&model, options)?;
-        if let Some(limit) = options.max_memory.filter(|&limit| memory.total() > limit) {
+        // Where addresses have 32 bits, sizes that a file claims may be over all of them.
+        let limit = options.max_memory.unwrap_or(u64::MAX).min(isize::MAX as u64);
+        if memory.total() > limit {
             return Err(Error::Memory { needed: memory.total(), limit });
         }
         let kernels = options.kernels.unwrap_or_else(Kernels::best);

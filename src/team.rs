@@ -1,6 +1,6 @@
 //! Worker threads, and disjoint tiles of a matrix for them to fill.
 //!
-//! rayon owns the threads. A step of the model is one parallel region ([`Team::step`]): helpers
+//! rayon owns the threads (the feature `threads`). A step of the model is one parallel region ([`Team::step`]): helpers
 //! spin for its jobs, and go to sleep when there has been none for a while. Each job is a matrix cut
 //! into tiles ([`Region::tiles`]) that anyone may take. Helpers are optional: the caller takes tiles
 //! too, and waits only for tiles that somebody has already begun. Which thread fills a tile never
@@ -16,6 +16,7 @@
 #![allow(unsafe_code)]
 
 mod company;
+mod pool;
 
 use std::{
     any::Any,
@@ -41,7 +42,7 @@ const ROUNDS: usize = 200;
 pub struct Team {
     shared: Arc<Shared>,
     /// Keeps the helpers' threads; none for a team of one.
-    _pool: Option<rayon::ThreadPool>,
+    _pool: Option<pool::Pool>,
     n_threads: usize,
 }
 
@@ -49,26 +50,26 @@ impl Team {
     /// A team of `n_threads`, the caller of [`Team::step`] among them.
     ///
     /// # Errors
-    /// `n_threads` is 0, or the system refuses a thread.
+    /// `n_threads` is 0, the system refuses a thread, or `n_threads` is over 1 in a build without the
+    /// feature `threads`.
     pub fn new(n_threads: usize) -> Result<Team> {
         if n_threads == 0 {
             return Err(Error::Invalid("a team needs at least 1 thread, got 0".into()));
         }
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let shared = Arc::new(Shared { crowded: n_threads > cores, ..Shared::default() });
-        if n_threads == 1 {
-            return Ok(Team { shared, _pool: None, n_threads });
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads - 1)
-            .thread_name(|i| format!("pith-{}", i + 1))
-            .build()
-            .map_err(|e| Error::Invalid(format!("cannot start {n_threads} threads: {e}")))?;
-        for worker in 1..n_threads {
+        let crowded = n_threads > Team::n_cores();
+        let shared = Arc::new(Shared { crowded, ..Shared::default() });
+        let pool = if n_threads == 1 {
+            None
+        } else {
             let shared = Arc::clone(&shared);
-            pool.spawn(move || shared.help(worker));
-        }
-        Ok(Team { shared, _pool: Some(pool), n_threads })
+            Some(pool::start(n_threads, move |worker| shared.help(worker))?)
+        };
+        Ok(Team { shared, _pool: pool, n_threads })
+    }
+
+    /// Cores that a team can use: those of this process, or 1 in a build without the feature `threads`.
+    pub fn n_cores() -> usize {
+        pool::n_cores()
     }
 
     /// Threads, the caller included.
@@ -530,7 +531,7 @@ impl<T> Tile<'_, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "threads"))]
 mod tests {
     use std::time::Duration;
 

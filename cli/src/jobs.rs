@@ -358,15 +358,15 @@ impl Prepared<'_> {
 /// As many sequences as `options` names or as fit its ceiling, whatever a task asks of them.
 fn fitting(model: &Model, mut options: session::Options) -> Result<session::Options> {
     const N_TOP: usize = 64;
+    let score = model.classifier().is_none();
     loop {
         let n_logits = options.n_logits.max(options.n_seq);
-        let most = session::Options { score: true, n_logits, n_top: N_TOP, ..options.clone() };
-        match Session::new(model, &most) {
-            Err(Error::Memory { .. } | Error::OutOfMemory { .. }) if options.n_seq > 1 => {
-                options.n_seq /= 2
-            }
-            Err(error) => return Err(error),
-            Ok(_) => return Ok(options),
+        let most = session::Options { score, n_logits, n_top: N_TOP, ..options.clone() };
+        let needed = Session::plan_memory(model, &most)?.total();
+        match options.max_memory.filter(|&limit| needed > limit) {
+            Some(_) if options.n_seq > 1 => options.n_seq /= 2,
+            Some(limit) => return Err(Error::Memory { needed, limit }),
+            None => return Ok(options),
         }
     }
 }

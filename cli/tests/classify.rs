@@ -154,6 +154,19 @@ fn a_model_of_the_other_kind_is_refused_with_the_next_step() {
 }
 
 #[test]
+fn a_file_is_classified_within_a_ceiling_that_is_enough_for_one_text() {
+    let folder = folder();
+    let (model, _) = converted(folder.path(), "heads/gpt2-sequence");
+    let rows = folder.path().join("rows.txt").to_str().unwrap().to_owned();
+    std::fs::write(&rows, "one\ntwo and three\nfour\n").unwrap();
+    let args = ["classify", &model, &rows];
+    let (code, said) = refused(&[&args[..], &["--max-memory", "1"]].concat());
+    assert_eq!(code, 5, "{said}");
+    let needed = said.split(' ').find(|word| word.parse::<u64>().is_ok()).unwrap();
+    assert_eq!(stdout(&[&args[..], &["--max-memory", needed]].concat()), stdout(&args));
+}
+
+#[test]
 fn what_makes_no_sense_has_its_exit_code() {
     let folder = folder();
     let (model, _) = converted(folder.path(), "heads/gpt2-sequence");

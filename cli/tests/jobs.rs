@@ -180,6 +180,32 @@ fn fifty_kills_change_no_byte() {
     killed_jobs_end_alike(3000, 50);
 }
 
+/// Bytes that a command needs at least: what it says where it may have one.
+fn least(args: &[&str]) -> String {
+    let output = pith(&[args, &["--max-memory", "1"]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    said.split(' ').find(|word| word.parse::<u64>().is_ok()).unwrap().to_owned()
+}
+
+#[test]
+fn a_ceiling_takes_sequences_away_and_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = demo(folder, "q4_0");
+    let input = path(folder, "rows.jsonl");
+    write(&input, &rows(20));
+    for (i, command) in COMMANDS.iter().enumerate() {
+        let [free, bound] =
+            ["free", "bound"].map(|name| path(folder, &format!("{i}-{name}.jsonl")));
+        done(&job(command, &model, &input, &free, &[]));
+        let args = job(command, &model, &input, &bound, &[]);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        ok(&[&args[..], &["--max-memory", &least(&args)]].concat());
+        assert_eq!(fs::read(&free).unwrap(), fs::read(&bound).unwrap(), "{command:?}");
+    }
+}
+
 #[test]
 fn a_row_that_fails_loses_nothing_else() {
     let folder = tempfile::tempdir().unwrap();

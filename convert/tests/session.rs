@@ -147,6 +147,37 @@ fn a_state_that_is_damaged_or_anothers_is_refused_and_changes_nothing() {
     assert_eq!(session.ids(0), &IDS[..9]);
 }
 
+/// A state whose hash fits what somebody has made of it.
+fn forged(state: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut state = state.to_vec();
+    state[at..at + bytes.len()].copy_from_slice(bytes);
+    let body = state.len() - 8;
+    let hash = state[..body].iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    state[body..].copy_from_slice(&hash.to_le_bytes());
+    state
+}
+
+#[test]
+fn a_forged_state_is_refused_or_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), "llama", Format::Q4_0);
+    let mut session = Session::new(&model, &Options { n_ctx: 32, ..Options::default() }).unwrap();
+    session.eval(0, &IDS[..9]).unwrap();
+    let mut state = vec![0; session.state_size(0)];
+    session.save_state(0, &mut state).unwrap();
+    for n in [0, 8, 10, 32, 33, 1 << 40, u64::MAX / 4, u64::MAX] {
+        assert!(session.load_state(0, &forged(&state, 24, &n.to_le_bytes())).is_err(), "{n}");
+    }
+    for id in [model.hparams().n_vocab as u32, u32::MAX] {
+        assert!(session.load_state(0, &forged(&state, 36, &id.to_le_bytes())).is_err());
+    }
+    // Keys and values may be anything: infinities, and NaN.
+    session.load_state(0, &forged(&state, 80, &[0xff; 500])).unwrap();
+    session.eval(0, &IDS[..3]).unwrap();
+}
+
 #[test]
 fn stopped_work_leaves_a_session_as_it_was() {
     let folder = tempfile::tempdir().unwrap();

@@ -44,7 +44,7 @@ impl Tensor<'_> {
 /// - keys and tensor names are unique, UTF-8 and not empty; there are at most 65,536 keys and
 ///   131,072 tensors;
 /// - strings are UTF-8, flags are 0 or 1, arrays lie at most 4 deep;
-/// - a tensor has 1 to 4 dimensions of at least 1, whose product times 4 fits 64 bits, in whole
+/// - a tensor has 1 to 4 dimensions of at least 1, whose product times 4 fits a `usize`, in whole
 ///   blocks of a known [`Format`];
 /// - tensors' data is aligned, inside the file and apart from all other tensors'.
 ///

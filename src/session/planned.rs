@@ -1,7 +1,5 @@
 //! What a session needs, known before anything is allocated.
 
-use std::thread;
-
 use crate::{
     Error, Model, Result,
     cache::{self, Shape},
@@ -10,6 +8,7 @@ use crate::{
     lora::Adapter,
     model::Hparams as Hp,
     plan::{Limits, Plan},
+    team::Team,
 };
 
 /// Context that a session gets where nobody says: enough for most prompts, small on a device.
@@ -33,7 +32,7 @@ pub struct Options {
     pub n_top: usize,
     /// How the KV cache stores its values.
     pub cache: cache::Type,
-    /// Threads; 0 is all cores.
+    /// Threads; 0 is all cores, or 1 in a build without the feature `threads`.
     pub n_threads: usize,
     /// Adapters, whose changes are added in this order.
     pub adapters: Vec<Adapter>,
@@ -107,7 +106,7 @@ impl Planned {
             return Err(Error::Invalid("n_seq, n_batch and n_logits are at least 1".into()));
         }
         let n_threads = match options.n_threads {
-            0 => thread::available_parallelism().map_or(1, usize::from),
+            0 => Team::n_cores(),
             n => n,
         };
         // A head's logits are few: any token of a step may want them.

@@ -54,7 +54,7 @@ fn leave(core: usize) {
     imp::leave(core);
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "threads"))]
 mod imp {
     use std::mem::MaybeUninit;
 
@@ -86,7 +86,7 @@ mod imp {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", feature = "threads")))]
 mod imp {
     pub fn core() -> Option<usize> {
         None
