@@ -1,11 +1,14 @@
-//! A progress bar on standard error; nothing where that is no terminal.
+//! A progress bar on standard error; nothing where that is no terminal, or in a build without the feature
+//! `terminal`.
 
+#[cfg(feature = "terminal")]
 use std::fmt::Write;
 
+#[cfg(feature = "terminal")]
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// A bar with a rate and the time left, which goes away when it is dropped.
-pub struct Bar(ProgressBar);
+pub struct Bar(#[cfg(feature = "terminal")] ProgressBar);
 
 impl Bar {
     /// A bar that counts bytes; shows nothing yet.
@@ -30,6 +33,12 @@ impl Bar {
         Bar::new("{bar:30} {pos} of {len}  {msg}")
     }
 
+    #[cfg(not(feature = "terminal"))]
+    fn new(_: &str) -> Bar {
+        Bar()
+    }
+
+    #[cfg(feature = "terminal")]
     fn new(template: &str) -> Bar {
         // This target draws only on a terminal.
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
@@ -45,12 +54,18 @@ impl Bar {
 
     /// `done` of `total`, and what is being worked on.
     pub fn show(&mut self, done: u64, total: u64, what: &str) {
-        self.0.set_length(total);
-        self.0.set_position(done);
-        self.0.set_message(what.to_owned());
+        #[cfg(feature = "terminal")]
+        {
+            self.0.set_length(total);
+            self.0.set_position(done);
+            self.0.set_message(what.to_owned());
+        }
+        #[cfg(not(feature = "terminal"))]
+        let _ = (done, total, what);
     }
 }
 
+#[cfg(feature = "terminal")]
 impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
