@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::{
     Error, Result,
     kernel::{A8, Kernels, SHARE, SIDE, Stored},
-    zeros::zeros,
+    zeros::{filled, zeros},
 };
 
 /// Keys and values of `n_seq` sequences of up to `n_ctx` tokens.
@@ -254,7 +254,7 @@ impl Cache {
         }
         let keys = Store::new(&shape, shape.head_dim, SIDE)?;
         let values = Store::new(&shape, shape.value_width(), 1)?;
-        Ok(Cache { shape, keys, values, lengths: vec![0; shape.n_seq] })
+        Ok(Cache { shape, keys, values, lengths: filled(shape.n_seq, 0)? })
     }
 
     /// The cache's dimensions.

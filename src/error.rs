@@ -44,6 +44,13 @@ pub enum Error {
         /// Bytes that were asked for.
         wanted: u64,
     },
+    /// The system starts no more threads.
+    Threads {
+        /// Threads that were asked for.
+        wanted: usize,
+        /// The system's reason.
+        reason: String,
+    },
     /// A sequence would grow past its context.
     ContextFull {
         /// Tokens that the context holds.
@@ -96,6 +103,9 @@ impl fmt::Display for Error {
                 f,
                 "the system refuses {wanted} bytes of memory; lower the context (--ctx), or free some"
             ),
+            Error::Threads { wanted, reason } => {
+                write!(f, "cannot start {wanted} threads: {reason}; ask for fewer")
+            }
             Error::ContextFull { n_ctx, wanted } => write!(
                 f,
                 "the context is full: {wanted} tokens wanted, {n_ctx} fit; raise --ctx, shorten \

@@ -7,12 +7,13 @@
 //! | file | job |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`memory`] | word from an allocator that memory has run out |
+//! | `zeros` | memory that can be refused |
 //! | [`bytes`] | a file's bytes, mapped or owned |
 //! | [`quant`] | the table of tensor formats: block length, bytes, encode, decode |
 //! | [`gguf`] | the container: read as borrowed views, write atomically |
 //! | [`team`] | worker threads and disjoint tiles of a matrix |
 //! | [`kernel`] | arithmetic: the scalar reference and one table per instruction set |
-//! | `zeros` | zeroed memory that can be refused |
 //! | [`model`] | a mapped file bound to its family row: numbers and weights |
 //! | [`lora`] | an adapter's file: low-rank changes of a model's matrices |
 //! | [`plan`] | the model as a flat list of ops over numbered buffers |
@@ -47,6 +48,7 @@ pub mod error;
 pub mod gguf;
 pub mod kernel;
 pub mod lora;
+pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod quant;

@@ -9,6 +9,7 @@ use crate::{
     Error, Result,
     bytes::Bytes,
     gguf::{Gguf, Tensor},
+    memory::enough,
     model::{Model, Weight, weight},
 };
 
@@ -78,6 +79,7 @@ impl Lora {
         }
         let mut pairs = BTreeMap::new();
         for (name, half) in halves(&gguf)? {
+            enough()?;
             let [Some(a), Some(b)] = half else {
                 let lacking = if half[0].is_none() { "lora_a" } else { "lora_b" };
                 let fault = format!("tensor {name}.{lacking} is missing");

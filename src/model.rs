@@ -20,8 +20,10 @@ use crate::{
     Error, Result,
     bytes::{Bytes, FNV, fnv},
     gguf::{Gguf, Tensor},
+    memory::enough,
     quant::Format,
     tokenizer::Tokenizer,
+    zeros::{map, zeros},
 };
 
 /// More layers than any model of these families has; a larger count is a damaged file.
@@ -159,11 +161,13 @@ impl Model {
         let bytes = Arc::new(bytes);
         let gguf = Gguf::parse(&bytes)?;
         let family = family_of(&gguf)?;
-        let mut weights = HashMap::new();
-        let mut vectors = HashMap::new();
+        let n_vectors = gguf.tensors().iter().filter(|tensor| is_vector(tensor)).count();
+        let mut weights = map(gguf.tensors().len() - n_vectors)?;
+        let mut vectors = map(n_vectors)?;
         for tensor in gguf.tensors() {
+            enough()?;
             if is_vector(tensor) {
-                vectors.insert(tensor.name.to_string(), floats(tensor));
+                vectors.insert(tensor.name.to_string(), floats(tensor)?);
             } else {
                 weights.insert(tensor.name.to_string(), weight(tensor)?);
             }
@@ -289,10 +293,10 @@ fn is_vector(tensor: &Tensor) -> bool {
     vector && !matrix || tensor.name.ends_with("_norm.weight")
 }
 
-fn floats(tensor: &Tensor) -> Vec<f32> {
-    let mut out = vec![0.0; tensor.n_in() * tensor.n_rows()];
+fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    let mut out = zeros(tensor.n_in() * tensor.n_rows())?;
     tensor.format.decode(tensor.data, &mut out);
-    out
+    Ok(out)
 }
 
 /// The matrix that a tensor of the model's file is.

@@ -13,6 +13,7 @@ use crate::{
     Result,
     kernel::{A8, Kernels, Panel, acts},
     lora::Adapter,
+    memory::enough,
     model::{Model, Weight},
     quant::Format,
 };
@@ -217,6 +218,7 @@ impl Plan {
         let mut planner = Planner::new(model, adapters, n_ctx)?;
         planner.embed()?;
         for il in 0..model.hparams().n_layer {
+            enough()?;
             planner.block(il)?;
         }
         planner.head()

@@ -1,7 +1,11 @@
 //! Logits to the next id. Sees logits and the ids so far, and nothing else. The generator is
 //! seeded, so the same seed and logits give the same text on every machine.
 
-use crate::kernel::{Candidate, math::exp};
+use crate::{
+    Result,
+    kernel::{Candidate, math::exp},
+    zeros::room,
+};
 
 /// How the next token is chosen. The filters run in the order of the fields.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,14 +57,44 @@ impl Sampler {
     }
 
     /// Makes room for a vocabulary, so that sampling allocates nothing.
-    pub fn reserve(&mut self, n_vocab: usize) {
-        self.candidates.reserve(n_vocab.saturating_sub(self.candidates.len()));
+    ///
+    /// # Errors
+    /// The system has no more memory.
+    pub fn reserve(&mut self, n_vocab: usize) -> Result<()> {
+        self.candidates = room(n_vocab)?;
+        Ok(())
+    }
+
+    /// Bytes that [`Sampler::reserve`] takes.
+    pub fn reserved_bytes(n_vocab: usize) -> u64 {
+        (n_vocab as u64).saturating_mul(size_of::<(f32, u32)>() as u64)
+    }
+
+    /// How it chooses.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Where its random numbers are.
+    pub fn state(&self) -> u64 {
+        self.state
+    }
+
+    /// Makes it one that chooses by these options and whose random numbers are at `state`: the seed, to
+    /// begin with. It keeps its memory.
+    pub fn resume(&mut self, options: Options, state: u64) {
+        (self.options, self.state) = (options, state);
     }
 
     /// The next id, given logits `[n_vocab]` and the ids so far. NaN logits are never chosen while
     /// there are others.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> u32 {
         self.penalize(logits, history);
+        self.choose(logits)
+    }
+
+    /// [`Sampler::sample`] where no token is penalized.
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
         if self.options.temp <= 0.0 {
             return argmax(logits);
         }

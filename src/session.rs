@@ -21,6 +21,7 @@ use crate::{
     kernel::Kernels,
     model::{Held, Model},
     plan::{Limits, Plan},
+    zeros::room,
 };
 
 pub use crate::{
@@ -58,6 +59,7 @@ pub struct Session<'m> {
     score: bool,
     memory: Memory,
     stop: Stopper,
+    deaf: bool,
 }
 
 /// Ends a session's work from any thread, or from a signal handler: what it is asked for, or is asked
@@ -73,17 +75,9 @@ impl Stopper {
     }
 
     /// Whether somebody has said so; once.
-    pub(crate) fn take(&self) -> bool {
+    pub fn take(&self) -> bool {
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
-}
-
-/// An empty list with room for n, or an error.
-fn room(n: usize) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    let wanted = (n as u64).saturating_mul(size_of::<u32>() as u64);
-    ids.try_reserve_exact(n).map_err(|_| Error::OutOfMemory { wanted })?;
-    Ok(ids)
 }
 
 impl<'m> Session<'m> {
@@ -110,20 +104,18 @@ impl<'m> Session<'m> {
         Ok(Session {
             cache: Cache::new(shape).map_err(refused)?,
             cpu: Cpu::new(&model, &plan, kernels, &limits).map_err(refused)?,
-            ids: (0..shape.n_seq)
-                .map(|_| room(shape.n_ctx))
-                .collect::<Result<_>>()
-                .map_err(refused)?,
+            ids: sequences(shape.n_seq, shape.n_ctx).map_err(refused)?,
             model,
             plan,
-            rows: Vec::with_capacity(n_batch),
-            asks: Vec::with_capacity(if options.score { n_batch } else { 0 }),
-            answered: Vec::with_capacity(n_batch),
+            rows: room(n_batch).map_err(refused)?,
+            asks: room(if options.score { n_batch } else { 0 }).map_err(refused)?,
+            answered: room(n_batch).map_err(refused)?,
             n_batch,
             n_logits,
             score: options.score,
             memory,
             stop: Stopper::default(),
+            deaf: false,
         })
     }
 
@@ -149,6 +141,11 @@ impl<'m> Session<'m> {
     /// What ends this session's work from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stop.clone()
+    }
+
+    /// Whether steps leave a stop for later: what is begun is then finished.
+    pub fn ignore_stops(&mut self, ignore: bool) {
+        self.deaf = ignore;
     }
 
     /// The plan.
@@ -256,9 +253,11 @@ impl<'m> Session<'m> {
     /// # Ok::<(), pith::Error>(())
     /// ```
     ///
+    /// Of a whole text the last token has no target: `score(0, &ids, &ids[1..], ..)` appends it all.
+    ///
     /// # Errors
-    /// As [`Session::eval`]; also if there is not one target for each token, a target is no token of
-    /// the model, or the session was made without [`Options::score`].
+    /// As [`Session::eval`]; also if there is not one target for each token, but maybe the last, a target
+    /// is no token of the model, or the session was made without [`Options::score`].
     pub fn score(
         &mut self,
         seq: usize,
@@ -271,20 +270,22 @@ impl<'m> Session<'m> {
         }
         self.check(seq, ids)?;
         self.check_tokens(targets)?;
-        if targets.len() != ids.len() {
+        if targets.len() != ids.len() && targets.len() + 1 != ids.len() {
             let (n, n_ids) = (targets.len(), ids.len());
             return Err(Error::Invalid(format!("{n} targets for {n_ids} tokens")));
         }
-        let batches = ids.chunks(self.n_batch).zip(targets.chunks(self.n_batch));
-        for (i, (ids, targets)) in batches.enumerate() {
+        let mut targets = targets.chunks(self.n_batch);
+        for (i, ids) in ids.chunks(self.n_batch).enumerate() {
+            let targets = targets.next().unwrap_or_default();
             self.rows.clear();
-            self.push(seq, ids, false);
-            self.rows.iter_mut().for_each(|row| row.wanted = true);
+            self.add(seq, ids, |row| row < targets.len());
             self.asks.clear();
             self.asks.extend(targets.iter().zip(0..).map(|(&id, row)| Ask { row, id }));
-            self.or_undone(seq, i * self.n_batch, |session| session.step(Goal::Scores))?;
+            // A last token alone has nothing that could be scored.
+            let goal = if targets.is_empty() { Goal::Logits } else { Goal::Scores };
+            self.or_undone(seq, i * self.n_batch, |session| session.step(goal))?;
             let scores = self.cpu.scores();
-            for row in 0..ids.len() {
+            for row in 0..targets.len() {
                 let (logit, log_sum_exp) = (scores.logit(row), scores.log_sum_exp(row));
                 each(i * self.n_batch + row, Score { logit, log_sum_exp, top: scores.top(row) });
             }
@@ -388,15 +389,28 @@ impl<'m> Session<'m> {
 
     fn check_growth(&self, seq: usize, ids: &[u32]) -> Result<()> {
         self.check_seq(seq)?;
+        self.check_ids(ids, self.ids[seq].len() + ids.len())
+    }
+
+    /// Whether tokens can be run that a sequence of `wanted` ends in.
+    fn check_ids(&self, ids: &[u32], wanted: usize) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::Invalid("no tokens to evaluate".into()));
         }
         self.check_tokens(ids)?;
-        let wanted = self.ids[seq].len() + ids.len();
         if wanted > self.n_ctx() {
             return Err(Error::ContextFull { n_ctx: self.n_ctx(), wanted });
         }
         Ok(())
+    }
+
+    /// What a text must be that a sequence is to hold and nothing else.
+    ///
+    /// # Errors
+    /// As [`Session::eval`] into an empty sequence.
+    pub fn check_text(&self, seq: usize, ids: &[u32]) -> Result<()> {
+        self.check_seq(seq)?;
+        self.check_ids(ids, ids.len())
     }
 
     fn check_seq(&self, seq: usize) -> Result<()> {
@@ -458,8 +472,11 @@ impl<'m> Session<'m> {
         self.rows.clear();
     }
 
-    /// Logits after a wanted row of the last step.
-    pub(crate) fn logits(&self, row: usize) -> &[f32] {
+    /// Logits after a wanted row of the last step: `logits(0)` is what [`Session::eval`] returned.
+    ///
+    /// # Panics
+    /// No step of this session can have so many.
+    pub fn logits(&self, row: usize) -> &[f32] {
         let n = self.plan.head.part.weight.n_out;
         &self.cpu.rows(self.plan.logits, row + 1)[row * n..]
     }
@@ -471,8 +488,8 @@ impl<'m> Session<'m> {
 
     /// Runs the rows; where that is stopped, their sequences are as before.
     fn step(&mut self, goal: Goal) -> Result<()> {
-        let Session { model, plan, cache, rows, asks, stop, .. } = self;
-        if self.cpu.step(model, plan, cache, rows, goal, asks, || stop.take()) {
+        let Session { model, plan, cache, rows, asks, stop, deaf, .. } = self;
+        if self.cpu.step(model, plan, cache, rows, goal, asks, || !*deaf && stop.take()) {
             return Ok(());
         }
         for row in &self.rows {
@@ -537,21 +554,37 @@ impl<'m> Session<'m> {
         if ids.is_empty() { Ok(()) } else { self.eval(seq, &ids).map(|_| ()) }
     }
 
+    /// How many of `ids` [`Session::sync`] keeps.
+    ///
+    /// # Panics
+    /// There is no sequence `seq`.
+    pub fn common(&self, seq: usize, ids: &[u32]) -> usize {
+        let common = self.ids[seq].iter().zip(ids).take_while(|(a, b)| a == b).count();
+        // The last token is computed again even if it is held: its logits are wanted.
+        common.min(ids.len().saturating_sub(1))
+    }
+
     /// Makes a sequence hold `ids`, and returns the logits after the last: the longest common
     /// prefix with what it holds is kept.
     ///
     /// # Errors
     /// As [`Session::eval`].
     pub fn sync(&mut self, seq: usize, ids: &[u32]) -> Result<&mut [f32]> {
-        let held = self.ids.get(seq).map_or(&[][..], Vec::as_slice);
-        let common = held.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        // The last token is computed again even if it is held: its logits are wanted.
-        let common = common.min(ids.len().saturating_sub(1));
-        if seq < self.ids.len() {
-            self.truncate(seq, common);
-        }
+        self.model.require_language_model()?;
+        self.check_text(seq, ids)?;
+        let common = self.common(seq, ids);
+        self.truncate(seq, common);
         self.eval(seq, &ids[common..])
     }
+}
+
+/// Empty lists of ids, each with room for `n_ctx`.
+fn sequences(n_seq: usize, n_ctx: usize) -> Result<Vec<Vec<u32>>> {
+    let mut ids = room(n_seq)?;
+    for _ in 0..n_seq {
+        ids.push(room(n_ctx)?);
+    }
+    Ok(ids)
 }
 
 /// No sequence may be in a batch twice.

@@ -30,7 +30,7 @@ mod vocab;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 pub use decode::{Buffers, Stream};
 pub use rules::{Leading, Marks, Rules, Stage, Unigram, name};
@@ -45,7 +45,12 @@ use self::{
     table::{Pairs, Pieces},
     unigram::Lattice,
 };
-use crate::{Error, Result, gguf::Gguf};
+use crate::{
+    Error, Result,
+    gguf::Gguf,
+    memory::enough,
+    zeros::{filled, gathered, gathered_set, push},
+};
 
 /// The mark that SentencePiece vocabularies have for a space. Pieces hold the space itself.
 const SPACE_MARK: char = '▁';
@@ -113,20 +118,20 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer {
             normalizer: Normalizer::of(vocab),
             splitter: vocab.splitter,
-            kinds: vocab.kinds.clone(),
+            kinds: gathered(vocab.kinds.iter().copied())?,
             merges: merges(vocab, &pieces)?,
             lattice: match vocab.model {
                 Model::Unigram => Some(Box::new(Lattice::new(vocab, &pieces)?)),
                 _ => None,
             },
             byte_ids: byte_ids(vocab, &pieces),
-            added: Added::new(Vec::new()),
-            added_normalized: Added::new(Vec::new()),
+            added: Added::new(Vec::new())?,
+            added_normalized: Added::new(Vec::new())?,
             bos: vocab.bos,
             eos: vocab.eos,
             unknown: vocab.unknown,
             padding: vocab.padding,
-            eog: sorted(vocab.eog.iter().copied().chain(vocab.eos)),
+            eog: sorted(vocab.eog.iter().copied().chain(vocab.eos))?,
             add_bos: vocab.add_bos,
             add_eos: vocab.add_eos,
             leading: match vocab.model {
@@ -141,9 +146,9 @@ impl Tokenizer {
         if tokenizer.cuts_at_spaces() {
             tokenizer.splitter = Splitter::Spaces;
         }
-        let (normalized, as_is) = tokenizer.added_tokens(vocab);
-        tokenizer.added = Added::new(as_is);
-        tokenizer.added_normalized = Added::new(normalized);
+        let (normalized, as_is) = tokenizer.added_tokens(vocab)?;
+        tokenizer.added = Added::new(as_is)?;
+        tokenizer.added_normalized = Added::new(normalized)?;
         Ok(tokenizer)
     }
 
@@ -153,9 +158,10 @@ impl Tokenizer {
     /// # Errors
     /// No ids, or more than 32 bits number.
     pub fn none(n_vocab: usize) -> Result<Tokenizer> {
-        let kinds = vec![Kind::Unused; n_vocab];
-        let tokens: Vec<&[u8]> = vec![b""; n_vocab];
-        Tokenizer::new(&Vocab { kinds, ..Vocab::new(Model::ByteLevel, tokens) })
+        let kinds = filled(n_vocab, Kind::Unused)?;
+        let mut vocab = Vocab::new(Model::ByteLevel, Vec::new());
+        (vocab.tokens, vocab.kinds) = (filled(n_vocab, &b""[..])?, kinds);
+        Tokenizer::new(&vocab)
     }
 
     /// Whether no text leads to any id: see [`Tokenizer::none`].
@@ -180,30 +186,29 @@ impl Tokenizer {
     }
 
     /// Tokens that are looked for in normalized text (their own text normalized), and the others.
-    fn added_tokens(&self, vocab: &Vocab<'_>) -> (Vec<AddedToken>, Vec<AddedToken>) {
-        let set = |ids: &[u32]| ids.iter().copied().collect::<HashSet<u32>>();
-        let normalized = set(&vocab.normalized);
-        let (lstrip, rstrip) = (set(&vocab.lstrip), set(&vocab.rstrip));
-        let cut = set(&vocab.unigram.cut);
+    fn added_tokens(&self, vocab: &Vocab<'_>) -> Result<(Vec<AddedToken>, Vec<AddedToken>)> {
+        let set = |ids: &[u32]| gathered_set(ids.iter().copied());
+        let normalized = set(&vocab.normalized)?;
+        let (lstrip, rstrip) = (set(&vocab.lstrip)?, set(&vocab.rstrip)?);
+        let cut = set(&vocab.unigram.cut)?;
         let own = vocab.model == Model::Unigram && vocab.unigram.rules.is_own();
         let added = |kind: &Kind, id| match kind {
             // SentencePiece finds its own by itself.
             Kind::User => !own || cut.contains(&id),
             kind => matches!(kind, Kind::Control | Kind::Unknown),
         };
-        let kinds = vocab.kinds.iter().zip(0u32..);
-        kinds
-            .filter(|(kind, id)| added(kind, *id))
-            .map(|(kind, id)| {
-                let text = String::from_utf8_lossy(vocab.tokens[id as usize]);
-                let text = match normalized.contains(&id) {
-                    true => self.normalize(&text).into_owned(),
-                    false => text.into_owned(),
-                };
-                let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
-                AddedToken { text, id, special: *kind != Kind::User, lstrip, rstrip }
-            })
-            .partition(|token| normalized.contains(&token.id))
+        let (mut of_normalized, mut as_is) = (Vec::new(), Vec::new());
+        for (kind, id) in vocab.kinds.iter().zip(0u32..).filter(|(kind, id)| added(kind, *id)) {
+            enough()?;
+            let text = String::from_utf8_lossy(vocab.tokens[id as usize]);
+            let (text, list) = match normalized.contains(&id) {
+                true => (self.normalize(&text).into_owned(), &mut of_normalized),
+                false => (text.into_owned(), &mut as_is),
+            };
+            let (lstrip, rstrip) = (lstrip.contains(&id), rstrip.contains(&id));
+            push(list, AddedToken { text, id, special: *kind != Kind::User, lstrip, rstrip })?;
+        }
+        Ok((of_normalized, as_is))
     }
 
     /// How many ids there are.
@@ -321,11 +326,11 @@ fn spaces(text: &str) -> Cow<'_, str> {
 }
 
 /// `ids` in order, each once.
-fn sorted(ids: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut ids: Vec<u32> = ids.collect();
+fn sorted(ids: impl Iterator<Item = u32>) -> Result<Vec<u32>> {
+    let mut ids = gathered(ids)?;
     ids.sort_unstable();
     ids.dedup();
-    ids
+    Ok(ids)
 }
 
 fn fault(what: impl Into<String>) -> Error {
@@ -392,8 +397,8 @@ fn check(vocab: &Vocab<'_>) -> Result<()> {
 /// The bytes of every token, and which of them can be found by their bytes.
 fn pieces(vocab: &Vocab<'_>) -> Result<Pieces> {
     let n_bytes = vocab.tokens.iter().map(|t| t.len()).sum();
-    let mut pieces = Pieces::with_capacity(vocab.tokens.len(), n_bytes);
-    let normalized: HashSet<usize> = vocab.normalized.iter().map(|&id| id as usize).collect();
+    let mut pieces = Pieces::with_capacity(vocab.tokens.len(), n_bytes)?;
+    let normalized = gathered_set(vocab.normalized.iter().map(|&id| id as usize))?;
     for (id, (&text, kind)) in vocab.tokens.iter().zip(&vocab.kinds).enumerate() {
         match (vocab.model, kind) {
             // What it swallows in the text, a space in front for one, is what it decodes to.
@@ -499,11 +504,11 @@ fn merges(vocab: &Vocab<'_>, pieces: &Pieces) -> Result<Merges> {
     let Some(merges) = &vocab.merges else {
         let mergeable = |k: &Kind| matches!(k, Kind::Normal | Kind::User);
         return Ok(Merges::Scored {
-            keys: vocab.scores.iter().map(|&s| score_key(s)).collect(),
-            mergeable: vocab.kinds.iter().map(mergeable).collect(),
+            keys: gathered(vocab.scores.iter().map(|&s| score_key(s)))?,
+            mergeable: gathered(vocab.kinds.iter().map(mergeable))?,
         });
     };
-    let mut pairs = Pairs::with_capacity(merges.len());
+    let mut pairs = Pairs::with_capacity(merges.len())?;
     let mut merged = Vec::new();
     for (merge, rank) in merges.iter().zip(0u32..) {
         let Some((left, right)) = parts(merge) else {

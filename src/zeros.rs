@@ -1,11 +1,16 @@
-//! Zeroed memory that can be refused: `vec![0; n]` ends the process where the system has no more.
+//! Memory that can be refused: `vec![0; n]` and `collect` end the process where the system has no more.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed};
+use std::{
+    alloc::{Layout, alloc_zeroed},
+    collections::{HashMap, HashSet, TryReserveError},
+    hash::Hash,
+};
 
 use crate::{
     Error, Result,
     kernel::{A8, Candidate, Pack, Panel, Softmax},
+    memory::enough,
 };
 
 /// Numbers, and arrays and structs of them.
@@ -33,11 +38,74 @@ unsafe impl Zero for Softmax {}
 // SAFETY: numbers.
 unsafe impl Zero for Candidate {}
 
+/// An empty list with room for `n`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], as of all here.
+pub(crate) fn room<T>(n: usize) -> Result<Vec<T>> {
+    enough()?;
+    let mut list = Vec::new();
+    list.try_reserve_exact(n).map_err(refused::<T>(n))?;
+    Ok(list)
+}
+
+/// The error for `n` values.
+fn refused<T>(n: usize) -> impl FnOnce(TryReserveError) -> Error {
+    move |_| Error::OutOfMemory { wanted: (n as u64).saturating_mul(size_of::<T>() as u64) }
+}
+
+/// `n` times the same.
+pub(crate) fn filled<T: Clone>(n: usize, value: T) -> Result<Vec<T>> {
+    let mut list = room(n)?;
+    list.resize(n, value);
+    Ok(list)
+}
+
+/// Appends to a list.
+pub(crate) fn push<T>(list: &mut Vec<T>, value: T) -> Result<()> {
+    if list.len() == list.capacity() {
+        enough()?;
+        list.try_reserve(1).map_err(refused::<T>(list.len()))?;
+    }
+    list.push(value);
+    Ok(())
+}
+
+/// What an iterator gives, as a list.
+pub(crate) fn gathered<T>(values: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
+    let values = values.into_iter();
+    let mut list = room(values.size_hint().0)?;
+    for value in values {
+        push(&mut list, value)?;
+    }
+    Ok(list)
+}
+
+/// The same, as a set.
+pub(crate) fn gathered_set<T: Hash + Eq>(
+    values: impl ExactSizeIterator<Item = T>,
+) -> Result<HashSet<T>> {
+    enough()?;
+    let mut set = HashSet::new();
+    set.try_reserve(values.len()).map_err(refused::<T>(values.len()))?;
+    set.extend(values);
+    Ok(set)
+}
+
+/// An empty map with room for `n`.
+pub(crate) fn map<K: Hash + Eq, V>(n: usize) -> Result<HashMap<K, V>> {
+    enough()?;
+    let mut map = HashMap::new();
+    map.try_reserve(n).map_err(refused::<(K, V)>(n))?;
+    Ok(map)
+}
+
 /// `n` zeros, whose pages the system hands out as they are first touched.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub(crate) fn zeros<T: Zero>(n: usize) -> Result<Vec<T>> {
+    enough()?;
     let refused =
         |_| Error::OutOfMemory { wanted: (n as u64).saturating_mul(size_of::<T>() as u64) };
     let layout = Layout::array::<T>(n).map_err(refused)?;

@@ -198,7 +198,7 @@ fn what_cannot_be_scored_is_refused_and_changes_nothing() {
     let mut refused =
         |seq, ids: &[u32], targets: &[u32]| session.score(seq, ids, targets, |_, _| panic!());
     assert!(refused(0, &[], &[]).is_err() && refused(1, &[1], &[1]).is_err());
-    assert!(refused(0, &[1, 2], &[1]).is_err() && refused(0, &[1], &[1, 2]).is_err());
+    assert!(refused(0, &[1, 2, 3], &[1]).is_err() && refused(0, &[1], &[1, 2]).is_err());
     assert!(refused(0, &[1], &[264]).is_err() && refused(0, &[264], &[1]).is_err());
     let full = refused(0, &[1; 9], &[1; 9]);
     assert!(matches!(full, Err(Error::ContextFull { n_ctx: 8, wanted: 9 })));

@@ -11,7 +11,7 @@ use crate::{
         logits::{self, TILE, insert, log_sum_exp},
     },
     plan::{Limits, Plan},
-    zeros::zeros,
+    zeros::{gathered, room, zeros},
 };
 
 /// A question to a step: what an id's logit is after a token.
@@ -108,8 +108,8 @@ impl Scores {
             n_top,
             n_tiles,
             n: 0,
-            asks: Vec::with_capacity(n),
-            logits: (0..n).map(|_| AtomicU32::new(0)).collect(),
+            asks: room(n)?,
+            logits: gathered((0..n).map(|_| AtomicU32::new(0)))?,
         })
     }
 

@@ -8,7 +8,11 @@ use super::{
     cursor::{Cursor, fault_at, within},
     n_bytes, shown,
 };
-use crate::{Error, Result, quant::Format};
+use crate::{
+    Error, Result,
+    quant::Format,
+    zeros::{gathered, map, room},
+};
 
 /// A tensor in the file.
 #[derive(Clone, Debug)]
@@ -74,10 +78,13 @@ impl<'a> Gguf<'a> {
             None => DEFAULT_ALIGNMENT,
             Some(&i) => alignment(&metadata[i].1)?,
         };
-        let headers = (0..n_tensors).map(|i| header(&mut cursor, i)).collect::<Result<Vec<_>>>()?;
+        let mut headers = room(n_tensors)?;
+        for i in 0..n_tensors {
+            headers.push(header(&mut cursor, i)?);
+        }
         let start = cursor.at.next_multiple_of(alignment as usize);
-        let mut tensors = Vec::with_capacity(n_tensors);
-        let mut names = HashMap::with_capacity(n_tensors);
+        let mut tensors = room(n_tensors)?;
+        let mut names = map(n_tensors)?;
         for header in headers {
             if names.insert(header.name, tensors.len()).is_some() {
                 return Err(header.fault("the name occurs twice"));
@@ -196,8 +203,8 @@ fn count(cursor: &mut Cursor, what: &str, min_bytes: usize, most: usize) -> Resu
 type Metadata<'a> = (Vec<(&'a str, Value<'a>)>, HashMap<&'a str, usize>);
 
 fn metadata<'a>(cursor: &mut Cursor<'a>, n_keys: usize) -> Result<Metadata<'a>> {
-    let mut metadata = Vec::with_capacity(n_keys);
-    let mut keys = HashMap::with_capacity(n_keys);
+    let mut metadata = room(n_keys)?;
+    let mut keys = map(n_keys)?;
     for i in 0..n_keys {
         let at = cursor.at;
         let key = cursor.string().map_err(|e| within(format_args!("key {i}"))(e))?;
@@ -298,7 +305,7 @@ impl<'a> Header<'a> {
 
 /// Checks that no two tensors share a byte.
 fn check_apart(tensors: &[Tensor]) -> Result<()> {
-    let mut order: Vec<_> = tensors.iter().collect();
+    let mut order = gathered(tensors)?;
     order.sort_unstable_by_key(|t| t.offset);
     for pair in order.windows(2) {
         let (end, next) = (pair[0].offset + pair[0].data.len() as u64, pair[1].offset);

@@ -101,7 +101,7 @@ impl<'a> Value<'a> {
     }
 
     /// The value as an error shows it: never long.
-    pub(super) fn brief(&self) -> String {
+    pub(crate) fn brief(&self) -> String {
         match self {
             Value::String(text) => format!("the string \"{}\"", shown(text)),
             Value::Array(array) => {

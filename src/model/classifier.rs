@@ -8,7 +8,7 @@ use pith_models::{
 };
 
 use super::Weight;
-use crate::{Error, Result, gguf::Gguf, kernel::math};
+use crate::{Error, Result, gguf::Gguf, kernel::math, memory::enough, zeros::push};
 
 /// The head of a model that classifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,11 +119,20 @@ fn read_labels(gguf: &Gguf, arch: &str, n: usize) -> Result<Vec<String>> {
         ));
     }
     let Some(value) = gguf.get(&key) else {
-        return Ok((0..n).map(|id| format!("LABEL_{id}")).collect());
+        return label_list((0..n).map(|id| format!("LABEL_{id}")));
     };
     let strings = value.as_array().filter(|array| array.len() == n).and_then(|a| a.strings());
     let strings = strings.ok_or_else(|| wrong(gguf, &key, &format!("{n} strings")))?;
-    Ok(strings.map(str::to_owned).collect())
+    label_list(strings.map(str::to_owned))
+}
+
+fn label_list(labels: impl Iterator<Item = String>) -> Result<Vec<String>> {
+    let mut list = Vec::new();
+    for label in labels {
+        enough()?;
+        push(&mut list, label)?;
+    }
+    Ok(list)
 }
 
 fn wrong(gguf: &Gguf, key: &str, wanted: &str) -> Error {

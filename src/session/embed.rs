@@ -16,7 +16,7 @@ impl Session<'_> {
     /// The final hidden states of a text, behind the model's last norm, pooled into `out` `[n_embd]`:
     /// what `transformers` calls `last_hidden_state` (of OPT-350m, what
     /// stands before its last projection). A mean is summed in f32, tokens ascending. The
-    /// sequence holds the text afterwards, and nothing else; nothing where this fails.
+    /// sequence holds the text afterwards, and nothing else; nothing where this is stopped.
     ///
     /// # Errors
     /// As [`Session::eval`]; also if `out` has another length, or the session of a language model was
@@ -41,10 +41,8 @@ impl Session<'_> {
                 "embeddings of a session made without Options::score".into(),
             ));
         }
-        if seq < self.ids.len() {
-            self.truncate(seq, 0);
-        }
-        self.check_growth(seq, ids)?;
+        self.check_text(seq, ids)?;
+        self.truncate(seq, 0);
         out.fill(0.0);
         let n_batch = self.n_batch;
         for (i, batch) in ids.chunks(n_batch).enumerate() {

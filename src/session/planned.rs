@@ -3,7 +3,7 @@
 use crate::{
     Error, Model, Result,
     cache::{self, Shape},
-    cpu::Cpu,
+    cpu::{Ask, Cpu, Row},
     kernel::Kernels,
     lora::Adapter,
     model::Hparams as Hp,
@@ -26,7 +26,7 @@ pub struct Options {
     pub n_batch: usize,
     /// Most tokens of one step whose logits are wanted.
     pub n_logits: usize,
-    /// Whether there is memory for [`Session::score`]; it needs no `n_logits`.
+    /// Whether there is memory for [`Session::score`](super::Session::score); it needs no `n_logits`.
     pub score: bool,
     /// Most of the likeliest ids that a score names.
     pub n_top: usize,
@@ -65,7 +65,7 @@ impl Default for Options {
 pub struct Memory {
     /// The KV cache, and the sequences' ids.
     pub kv: u64,
-    /// The plan's buffers.
+    /// The plan's buffers, and the rows of a step.
     pub buffers: u64,
     /// All threads' scratch.
     pub scratch: u64,
@@ -118,9 +118,12 @@ impl Planned {
         // The sequences' ids lie beside the cache.
         let ids =
             (n_seq as u64).saturating_mul(n_ctx as u64).saturating_mul(size_of::<u32>() as u64);
+        // What a step is put together from.
+        let row = size_of::<Row>() + size_of::<Ask>() + size_of::<(usize, usize)>();
+        let rows = (n_batch as u64).saturating_mul(row as u64);
         let memory = Memory {
             kv: shape.bytes().saturating_add(ids),
-            buffers: plan.buffer_bytes(&limits) as u64,
+            buffers: (plan.buffer_bytes(&limits) as u64).saturating_add(rows),
             scratch: Cpu::scratch_bytes(model, &plan, &limits) as u64,
         };
         Ok(Planned { plan, shape, limits, memory })

@@ -11,6 +11,9 @@ mod imp {
     /// Keeps the helpers' threads.
     pub type Pool = rayon::ThreadPool;
 
+    /// Bytes of a helper's stack: std's own number, which it would else ask the environment for.
+    const STACK: usize = 2 << 20;
+
     /// Cores that this process may use.
     pub fn n_cores() -> usize {
         thread::available_parallelism().map_or(1, NonZero::get)
@@ -20,9 +23,10 @@ mod imp {
     pub fn start(n_threads: usize, life: impl Fn(usize) + Clone + Send + 'static) -> Result<Pool> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(n_threads - 1)
+            .stack_size(STACK)
             .thread_name(|i| format!("pith-{}", i + 1))
             .build()
-            .map_err(|e| Error::Invalid(format!("cannot start {n_threads} threads: {e}")))?;
+            .map_err(|e| Error::Threads { wanted: n_threads, reason: e.to_string() })?;
         for worker in 1..n_threads {
             let life = life.clone();
             pool.spawn(move || life(worker));

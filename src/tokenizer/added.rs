@@ -4,6 +4,10 @@
 use std::ops::Range;
 
 use super::trie::{NONE, ROOT, Trie};
+use crate::{
+    Result,
+    zeros::{filled, gathered},
+};
 
 /// One added token.
 pub(super) struct AddedToken {
@@ -61,16 +65,16 @@ pub(super) struct Added {
 
 impl Added {
     /// The set of `tokens`. Of two with the same text the one with the lower id counts.
-    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Added {
+    pub(super) fn new(mut tokens: Vec<AddedToken>) -> Result<Added> {
         tokens.retain(|t| !t.text.is_empty());
-        tokens.sort_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
+        tokens.sort_unstable_by(|a, b| a.text.cmp(&b.text).then(a.id.cmp(&b.id)));
         tokens.dedup_by(|b, a| a.text == b.text);
-        let texts: Vec<&[u8]> = tokens.iter().map(|t| t.text.as_bytes()).collect();
-        let trie = Trie::new(&texts);
-        let token = (0..trie.len() as u32).map(|state| trie.end(state)).collect();
-        let mut added = Added { fail: vec![ROOT; trie.len()], tokens, trie, token };
+        let texts = gathered(tokens.iter().map(|t| t.text.as_bytes()))?;
+        let trie = Trie::new(&texts)?;
+        let token = gathered((0..trie.len() as u32).map(|state| trie.end(state)))?;
+        let mut added = Added { fail: filled(trie.len(), ROOT)?, tokens, trie, token };
         added.link();
-        added
+        Ok(added)
     }
 
     /// Sets `fail`, parents before children, and lets states inherit tokens that end in them.
@@ -121,8 +125,8 @@ impl Added {
 
     /// The leftmost token in `text[from..]`, the longest there, and where it ends.
     pub(super) fn find(&self, text: &[u8], from: usize) -> Option<(&AddedToken, usize)> {
-        let (mut state, mut found) = (ROOT, None);
-        for (at, &byte) in text.iter().enumerate().skip(from) {
+        let (mut state, mut found, mut end) = (ROOT, None, from);
+        'text: for (at, &byte) in text.iter().enumerate().skip(from) {
             loop {
                 if let Some(child) = self.trie.child(state, byte) {
                     state = child;
@@ -133,14 +137,16 @@ impl Added {
                 }
                 state = self.fail[state as usize];
                 if state == NONE {
-                    return found;
+                    break 'text;
                 }
             }
             if let Some(token) = self.tokens.get(self.token[state as usize] as usize) {
-                found = Some((token, at + 1));
+                (found, end) = (Some(token), at + 1);
             }
         }
-        found
+        // Not an option of both: an end that isn't there would be memory that was never written, which
+        // the compiler may look at in vain, and valgrind complains of that.
+        Some((found?, end))
     }
 
     /// Cuts `text` into its parts, in order. A special token that isn't allowed stays text, but no

@@ -8,7 +8,10 @@
 //! byte 0 is a number (bit 31 set): a place in what texts become.
 
 use super::fault;
-use crate::Result;
+use crate::{
+    Result,
+    zeros::{filled, gathered, push},
+};
 
 /// The longest text that has a rule. SentencePiece's own rules have at most 18 bytes; a text is looked
 /// up at each of its places, so that this bounds what a place costs.
@@ -44,11 +47,11 @@ impl Charsmap {
             return Err(fault("its array is no array of 32-bit words"));
         };
         let map = Charsmap {
-            units: units.iter().map(|unit| u32::from_le_bytes(*unit)).collect(),
-            becomes: String::from_utf8(becomes.to_vec())
+            units: gathered(units.iter().map(|unit| u32::from_le_bytes(*unit)))?,
+            becomes: String::from_utf8(gathered(becomes.iter().copied())?)
                 .map_err(|_| fault("what texts become is not UTF-8"))?,
         };
-        map.check().ok_or_else(|| {
+        map.check()?.ok_or_else(|| {
             fault("its array has a path that leads back, is too long, or ends in nothing")
         })?;
         Ok(map)
@@ -56,7 +59,7 @@ impl Charsmap {
 
     /// Follows every path once (paths meet again where texts end alike): no path leads back into itself,
     /// none is too long, and the end of each text leads to what it becomes.
-    fn check(&self) -> Option<()> {
+    fn check(&self) -> Result<Option<()>> {
         /// A unit whose children are being followed.
         struct Open {
             at: usize,
@@ -69,8 +72,9 @@ impl Charsmap {
         const OPEN: usize = usize::MAX;
         let open = |at, unit| Open { at, children: base(unit, at), byte: 1, longest: 0 };
         // The longest path that begins with each unit: 0 where it isn't known yet.
-        let mut lengths = vec![0; self.units.len()];
-        let mut way = vec![open(0, *self.units.first()?)];
+        let mut lengths = filled(self.units.len(), 0)?;
+        let Some(&first) = self.units.first() else { return Ok(None) };
+        let mut way = vec![open(0, first)];
         lengths[0] = OPEN;
         while let Some(last) = way.last_mut() {
             let Ok(byte) = u8::try_from(last.byte) else {
@@ -85,18 +89,18 @@ impl Charsmap {
             last.byte += 1;
             let Some((at, unit)) = self.child(last.children, byte) else { continue };
             match lengths[at] {
-                OPEN => return None,
+                OPEN => return Ok(None),
                 0 => {
-                    if ends(unit) {
-                        self.becomes(base(unit, at))?;
+                    if ends(unit) && self.becomes(base(unit, at)).is_none() {
+                        return Ok(None);
                     }
                     lengths[at] = OPEN;
-                    way.push(open(at, unit));
+                    push(&mut way, open(at, unit))?;
                 }
                 length => last.longest = last.longest.max(length),
             }
         }
-        (lengths[0] <= MAX_KEY + 1).then_some(())
+        Ok((lengths[0] <= MAX_KEY + 1).then_some(()))
     }
 
     /// The child by `byte` of the unit whose children are at `children`.

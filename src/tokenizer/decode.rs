@@ -1,6 +1,7 @@
 //! Ids back to text, all at once or as they come.
 
 use super::{Kind, Leading, Tokenizer};
+use crate::{Error, Result, zeros::room};
 
 /// Turns ids into text as they come. Never gives half a character: bytes that may be the start of
 /// one are held back, and bytes that can't be part of any become U+FFFD, so that the parts together
@@ -20,6 +21,13 @@ pub struct Stream<'a> {
 pub struct Buffers {
     held: Vec<u8>,
     ready: String,
+}
+
+impl Buffers {
+    /// Bytes that they take.
+    pub fn n_bytes(&self) -> usize {
+        self.held.capacity() + self.ready.capacity()
+    }
 }
 
 impl<'a> Stream<'a> {
@@ -130,10 +138,24 @@ impl Tokenizer {
     }
 
     /// Buffers that are large enough for any of the tokenizer's pieces.
-    pub fn buffers(&self) -> Buffers {
-        let longest = (0..).take(self.n_vocab()).map(|id| self.piece(id).len()).max();
+    ///
+    /// # Errors
+    /// The system has no more memory.
+    pub fn buffers(&self) -> Result<Buffers> {
+        self.buffers_for((0..).take(self.n_vocab()))
+    }
+
+    /// Buffers that are large enough for any of these.
+    ///
+    /// # Errors
+    /// The system has no more memory.
+    pub fn buffers_for(&self, ids: impl Iterator<Item = u32>) -> Result<Buffers> {
+        let longest = ids.map(|id| self.piece(id).len()).max().unwrap_or(0);
         // A byte of a piece becomes three of U+FFFD at most, and three may be left of the piece before.
-        let room = 3 * (longest.unwrap_or(0) + 3);
-        Buffers { held: Vec::with_capacity(room), ready: String::with_capacity(room) }
+        let most = longest.saturating_add(3).saturating_mul(3);
+        let mut ready = String::new();
+        let wanted = most as u64;
+        ready.try_reserve_exact(most).map_err(|_| Error::OutOfMemory { wanted })?;
+        Ok(Buffers { held: room(most)?, ready })
     }
 }

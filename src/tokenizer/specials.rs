@@ -1,12 +1,16 @@
 //! The texts of special tokens: for callers that put a text together from a trusted part, whose
 //! special tokens count, and others, whose don't.
 
-use std::ops::Range;
+use std::{
+    alloc::{Layout, handle_alloc_error},
+    ops::Range,
+};
 
 use super::{
     Tokenizer,
     added::{Added, AddedToken, Allowed},
 };
+use crate::zeros::gathered;
 
 /// The texts of a vocabulary's special tokens, ready to be looked for.
 pub struct Specials {
@@ -14,7 +18,7 @@ pub struct Specials {
 }
 
 impl Tokenizer {
-    /// The texts of all special tokens.
+    /// The texts of all special tokens. Where the system has no memory for them this ends the process.
     pub fn specials(&self) -> Specials {
         let as_is = self.added.tokens().iter().map(|token| (token, token.text.as_str()));
         // The space in front is the normalizer's.
@@ -29,7 +33,10 @@ impl Tokenizer {
             lstrip: false,
             rstrip: false,
         });
-        Specials { texts: Added::new(texts.collect()) }
+        let texts = gathered(texts).and_then(Added::new);
+        // As Rust's own collections do.
+        let refused = |_| handle_alloc_error(Layout::new::<Specials>());
+        Specials { texts: texts.unwrap_or_else(refused) }
     }
 
     /// Bytes that normalization puts before every text.

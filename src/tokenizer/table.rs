@@ -4,7 +4,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    zeros::{filled, room},
+};
 
 const EMPTY: u32 = u32::MAX;
 
@@ -59,10 +62,10 @@ struct Index {
 
 impl Index {
     /// An empty index with room for the numbers below `n`, which 32 bits hold.
-    fn with_capacity(n: usize) -> Index {
+    fn with_capacity(n: usize) -> Result<Index> {
         let bound = u32::try_from(n).unwrap_or(u32::MAX);
         let number = u32::MAX.checked_shr(bound.leading_zeros()).unwrap_or(0);
-        Index { slots: vec![EMPTY; n_slots(n)], number }
+        Ok(Index { slots: filled(n_slots(n), EMPTY)?, number })
     }
 
     /// The slot of the entry that `is` the wanted one and its number, or else the empty slot where
@@ -102,16 +105,16 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// An empty table with room for `n_pieces` of `n_bytes` in all.
-    pub(super) fn with_capacity(n_pieces: usize, n_bytes: usize) -> Pieces {
-        let mut starts = Vec::with_capacity(n_pieces + 1);
+    pub(super) fn with_capacity(n_pieces: usize, n_bytes: usize) -> Result<Pieces> {
+        let mut starts = room(n_pieces + 1)?;
         starts.push(0);
-        Pieces {
-            bytes: Vec::with_capacity(n_bytes),
+        Ok(Pieces {
+            bytes: room(n_bytes)?,
             starts,
-            ids: Index::with_capacity(n_pieces),
+            ids: Index::with_capacity(n_pieces)?,
             seed: Seed::new(),
             longest: 0,
-        }
+        })
     }
 
     /// Appends the piece that `write` appends; its id is the number of pieces before it.
@@ -167,8 +170,8 @@ pub(super) struct Pairs {
 
 impl Pairs {
     /// An empty map with room for `n` pairs.
-    pub(super) fn with_capacity(n: usize) -> Pairs {
-        Pairs { merges: Vec::with_capacity(n), ranks: Index::with_capacity(n), seed: Seed::new() }
+    pub(super) fn with_capacity(n: usize) -> Result<Pairs> {
+        Ok(Pairs { merges: room(n)?, ranks: Index::with_capacity(n)?, seed: Seed::new() })
     }
 
     fn hash(&self, left: u32, right: u32) -> u64 {

@@ -157,7 +157,7 @@ fn added_tokens_are_found_leftmost_longest() {
             rstrip: false,
         };
         let mut got = Vec::new();
-        Added::new(texts.iter().zip(0..).map(token).collect()).split(
+        Added::new(texts.iter().zip(0..).map(token).collect()).unwrap().split(
             &text,
             Allowed::None,
             |part| {

@@ -3,6 +3,8 @@
 
 use std::{collections::VecDeque, ops::Range};
 
+use crate::{Error, Result, zeros::push};
+
 /// The state of the empty prefix.
 pub(super) const ROOT: u32 = 0;
 /// No state, no text.
@@ -21,7 +23,7 @@ pub(super) struct Trie {
 
 impl Trie {
     /// The trie of `texts`, which are sorted, each there once, and none empty.
-    pub(super) fn new(texts: &[&[u8]]) -> Trie {
+    pub(super) fn new(texts: &[&[u8]]) -> Result<Trie> {
         let mut trie =
             Trie { byte: vec![0], first: vec![1], roots: Box::new([NONE; 256]), ends: vec![NONE] };
         // The texts that a state is a prefix of, and the prefix's length.
@@ -39,15 +41,16 @@ impl Trie {
                 if depth == 0 {
                     trie.roots[usize::from(byte)] = trie.byte.len() as u32;
                 }
-                trie.byte.push(byte);
-                trie.ends.push(NONE);
+                push(&mut trie.byte, byte)?;
+                push(&mut trie.ends, NONE)?;
+                prefixes.try_reserve(1).map_err(|_| Error::OutOfMemory { wanted: 0 })?;
                 prefixes.push_back((from..to, depth + 1));
                 from = to;
             }
-            trie.first.push(trie.byte.len() as u32);
+            push(&mut trie.first, trie.byte.len() as u32)?;
             state += 1;
         }
-        trie
+        Ok(trie)
     }
 
     /// How many states there are.

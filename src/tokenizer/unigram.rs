@@ -13,7 +13,10 @@ use super::{
     trie::{NONE, Trie},
     vocab::{Kind, SpacePrefix, Vocab},
 };
-use crate::Result;
+use crate::{
+    Result,
+    zeros::{gathered, gathered_set},
+};
 
 /// What a character that is no piece costs below the lowest score.
 const UNKNOWN_PENALTY: f64 = 10.0;
@@ -56,7 +59,7 @@ impl Lattice {
     pub(super) fn new(vocab: &Vocab<'_>, pieces: &Pieces) -> Result<Lattice> {
         let unigram = &vocab.unigram;
         let own = unigram.rules.is_own();
-        let cut: HashSet<u32> = unigram.cut.iter().copied().collect();
+        let cut = gathered_set(unigram.cut.iter().copied())?;
         let score = |id: u32| match unigram.scores.get(id as usize) {
             Some(score) => *score,
             None => f64::from(vocab.scores[id as usize]),
@@ -71,10 +74,10 @@ impl Lattice {
         };
         let text = |id: u32| vocab.tokens[id as usize];
         let mut all: Vec<(Kind, u32)> =
-            kinds().filter(part).filter(|(_, id)| !text(*id).is_empty()).collect();
-        all.sort_by_key(|(_, id)| (text(*id), *id));
+            gathered(kinds().filter(part).filter(|(_, id)| !text(*id).is_empty()))?;
+        all.sort_unstable_by_key(|(_, id)| (text(*id), *id));
         all.dedup_by_key(|(_, id)| text(*id));
-        let texts: Vec<&[u8]> = all.iter().map(|(_, id)| text(*id)).collect();
+        let texts: Vec<&[u8]> = gathered(all.iter().map(|(_, id)| text(*id)))?;
         let counted = all.iter().filter(|(kind, _)| !own || *kind == Kind::Normal);
         let lowest = counted.map(|(_, id)| score(*id)).fold(f64::INFINITY, f64::min);
         let piece = |&(kind, id): &(Kind, u32)| Piece {
@@ -87,7 +90,8 @@ impl Lattice {
             special: kind == Kind::Control,
         };
         let users = all.iter().filter(|(kind, _)| own && *kind == Kind::User);
-        let whole: Vec<&[u8]> = users.map(|(_, id)| text(*id)).collect();
+        let whole: Vec<&[u8]> = gathered(users.map(|(_, id)| text(*id)))?;
+        let literal = gathered(kinds().map(|(_, id)| id).filter(|id| text(*id).contains(&b' ')))?;
         let charsmap = match unigram.charsmap.is_empty() {
             true => None,
             false => Some(Charsmap::parse(&unigram.charsmap)?),
@@ -96,14 +100,14 @@ impl Lattice {
             rules: unigram.rules.clone(),
             prefix: vocab.space_prefix,
             charsmap,
-            whole: Trie::new(&whole),
+            whole: Trie::new(&whole)?,
             longest: texts.iter().map(|text| text.len()).fold(4, usize::max),
-            trie: Trie::new(&texts),
-            pieces: all.iter().map(piece).collect(),
+            trie: Trie::new(&texts)?,
+            pieces: gathered(all.iter().map(piece))?,
             unknown_score: 0.0,
             byte_ids: byte_ids(vocab, pieces),
             unknown: vocab.unknown,
-            literal: kinds().map(|(_, id)| id).filter(|id| text(*id).contains(&b' ')).collect(),
+            literal: gathered_set(literal.into_iter())?,
         };
         lattice.unknown_score = lattice.sum(lowest, -UNKNOWN_PENALTY);
         Ok(lattice)

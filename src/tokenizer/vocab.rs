@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     gguf::{Array, Gguf, Value},
+    zeros::{filled, gathered, push, room},
 };
 
 /// The three kinds of vocabulary.
@@ -210,7 +211,7 @@ impl<'a> Vocab<'a> {
             model,
             splitter,
             kinds,
-            scores: scores.into_iter().flatten().collect(),
+            scores: gathered(scores.into_iter().flatten())?,
             merges,
             bos,
             eos: named("tokenizer.ggml.eos_token_id", 1)?,
@@ -246,7 +247,7 @@ impl<'a> Vocab<'a> {
                 let ends = || END_OF_TURN.iter().any(|end| end.as_bytes() == *text);
                 (*kind == Kind::Control && ends()).then_some(id)
             });
-        let mut ids: Vec<u32> = by_text.collect();
+        let mut ids: Vec<u32> = gathered(by_text)?;
         ids.extend(keys.id("tokenizer.ggml.eot_token_id", None)?);
         ids.extend(keys.id("tokenizer.ggml.eom_token_id", None)?);
         Ok(ids)
@@ -274,7 +275,7 @@ impl<'a> Keys<'_, 'a> {
     ) -> Result<Option<T>> {
         let Some(value) = self.0.get(key) else { return Ok(None) };
         of(value).map(Some).ok_or_else(|| {
-            Error::malformed("GGUF", format!("key {key}: wanted {wanted}, got {value:?}"))
+            Error::malformed("GGUF", format!("key {key}: wanted {wanted}, got {}", value.brief()))
         })
     }
 
@@ -307,7 +308,11 @@ impl<'a> Keys<'_, 'a> {
             u32::try_from(id)
                 .map_err(|_| Error::malformed("GGUF", format!("key {key}: {id} is no token id")))
         };
-        ids.map(id).collect::<Result<_>>().map(Some)
+        let mut all = Vec::new();
+        for number in ids {
+            push(&mut all, id(number)?)?;
+        }
+        Ok(Some(all))
     }
 
     /// The bytes of an array's strings.
@@ -316,8 +321,8 @@ impl<'a> Keys<'_, 'a> {
         let Some(texts) = self.array(key, "strings", Array::string_bytes)? else {
             return Ok(None);
         };
-        let mut all = Vec::with_capacity(count);
-        all.extend(texts);
+        let mut all = room(count)?;
+        all.extend(texts.take(count));
         Ok(Some(all))
     }
 
@@ -325,7 +330,7 @@ impl<'a> Keys<'_, 'a> {
     fn kinds(&self, n_vocab: usize) -> Result<Vec<Kind>> {
         let key = "tokenizer.ggml.token_type";
         let Some(types) = self.array(key, "whole numbers", Array::i64s)? else {
-            return Ok(vec![Kind::Normal; n_vocab]);
+            return filled(n_vocab, Kind::Normal);
         };
         let kind = |(id, number): (usize, i64)| match number {
             1 => Ok(Kind::Normal),
@@ -339,7 +344,11 @@ impl<'a> Keys<'_, 'a> {
                 format!("{key}: token {id} is of type {number}; wanted 1 to 6"),
             )),
         };
-        types.enumerate().map(kind).collect()
+        let mut kinds = room(n_vocab)?;
+        for numbered in types.enumerate() {
+            push(&mut kinds, kind(numbered)?)?;
+        }
+        Ok(kinds)
     }
 
     fn space_prefix(&self, sentencepiece: bool) -> Result<SpacePrefix> {
@@ -390,9 +399,9 @@ impl<'a> Keys<'_, 'a> {
         let scores = self.array("pith.tokenizer.scores", "floats", Array::f64s)?;
         Ok(Unigram {
             // I8 in some files, which then are the same bits.
-            charsmap: charsmap.into_iter().flatten().map(|byte| byte as u8).collect(),
+            charsmap: gathered(charsmap.into_iter().flatten().map(|byte| byte as u8))?,
             rules: rules.unwrap_or(Rules::SentencePiece { collapse }),
-            scores: scores.into_iter().flatten().collect(),
+            scores: gathered(scores.into_iter().flatten())?,
             cut: self.ids("pith.tokenizer.cut")?.unwrap_or_default(),
             leading: self
                 .named("pith.tokenizer.leading_space", &Leading::NAMES)?
