@@ -199,7 +199,12 @@ macro_rules! products {
             // `Kernels::matmul`.
             unsafe {
                 panels::by_strips(w, n_in, x.panels, scratch, out, functions);
-                rows::<F::Class>(narrow::Rows::new::<F>(w, n_in), x.rows, out, out.n_rows() - n_rows);
+                rows::<F::Class>(
+                    narrow::Rows::new::<F>(w, n_in),
+                    x.rows,
+                    out,
+                    out.n_rows() - n_rows,
+                );
             }
         }
 
