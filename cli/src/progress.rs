@@ -65,9 +65,9 @@ impl Bar {
     }
 }
 
-#[cfg(feature = "terminal")]
 impl Drop for Bar {
     fn drop(&mut self) {
+        #[cfg(feature = "terminal")]
         self.0.finish_and_clear();
     }
 }

@@ -242,7 +242,7 @@ fn planned_memory_is_what_a_session_says_and_steps_allocate_nothing() {
 
     let mut session = session;
     let mut sampler = Sampler::new(sampler::Options::default());
-    sampler.reserve(model.hparams().n_vocab);
+    sampler.reserve(model.hparams().n_vocab).unwrap();
     let mut state = vec![0; 1 << 20];
     let mut embedding = vec![0.0; model.hparams().n_embd];
     let ((), bytes) = counting::peak(|| {
