@@ -103,7 +103,17 @@ pub struct Kernels {
     attend: unsafe fn(&Chunk<'_>, &[Query<'_>], Results<'_>),
     merge: unsafe fn(&mut Softmax, &mut [f32], Softmax, &[f32]),
     softmax: unsafe fn(&[f32], &mut Softmax),
-    encode: unsafe fn(Format, &[f32], &mut [u8]),
+    encoders: Encoders,
+}
+
+/// Which encoders a table has: their name only, see [`crate::quant`]'s `encode`.
+#[derive(Clone, Copy)]
+enum Encoders {
+    /// As a build for the architecture compiles them.
+    Plain,
+    /// Those of AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
 }
 
 /// Says whether the CPU can run a table.
@@ -417,8 +427,12 @@ impl Kernels {
     /// As [`Format::encode`].
     pub fn encode(&self, format: Format, values: &[f32], out: &mut [u8]) {
         format.check_lengths(values.len(), out.len());
-        // SAFETY: an available table; lengths checked above.
-        unsafe { (self.encode)(format, values, out) }
+        match self.encoders {
+            Encoders::Plain => format.encode(values, out),
+            // SAFETY: an available table; lengths checked above.
+            #[cfg(target_arch = "x86_64")]
+            Encoders::Avx2 => unsafe { avx2::encode(format, values, out) },
+        }
     }
 
     /// Maximum and sum of exp(logit - maximum) of a tile of logits ([`logits::softmax`]).

@@ -20,6 +20,7 @@
 //! | [`cache`] | the KV cache |
 //! | [`cpu`] | runs a plan on the CPU |
 //! | [`tokenizer`] | text to ids and back, from the GGUF alone |
+//! | [`stops`] | stop strings in streamed text |
 //! | [`sampler`] | logits to the next id |
 //! | [`session`] | sequences that grow: the face that most callers use |
 //! | [`classify`] | texts to labels |
@@ -53,6 +54,7 @@ pub mod plan;
 pub mod quant;
 pub mod sampler;
 pub mod session;
+pub mod stops;
 pub mod team;
 pub mod tokenizer;
 mod zeros;

@@ -56,31 +56,25 @@ struct Row {
     block_bytes: usize,
     /// Whole blocks to values; lengths already checked.
     decode: fn(&[u8], &mut [f32]),
-    /// Values to whole blocks; lengths already checked.
-    encode: fn(&[f32], &mut [u8]),
 }
 
 /// A [`Row`] from functions of one block. Their array types tie the two sizes to the code: a size
-/// that disagrees with a function does not compile.
+/// that disagrees with a function does not compile. The encoder itself is in no row, see [`encode`].
 macro_rules! blocks {
     ($format:ident, $len:expr, $bytes:expr, $decode:path, $encode:path) => {
         Row {
             format: Format::$format,
             name: stringify!($format),
             block_len: $len,
-            block_bytes: $bytes,
+            block_bytes: {
+                let _: fn(&[f32; $len], &mut [u8; $bytes]) = $encode;
+                $bytes
+            },
             decode: |blocks, out| {
                 let (blocks, out) = (blocks.as_chunks::<{ $bytes }>().0, out.as_chunks_mut().0);
                 for (block, out) in blocks.iter().zip(out) {
                     let out: &mut [f32; $len] = out;
                     $decode(block, out);
-                }
-            },
-            encode: |values, out| {
-                let (values, out) = (values.as_chunks::<{ $len }>().0, out.as_chunks_mut().0);
-                for (values, block) in values.iter().zip(out) {
-                    let block: &mut [u8; $bytes] = block;
-                    $encode(values, block);
                 }
             },
         }
@@ -237,7 +231,7 @@ impl Format {
     /// If the two lengths disagree.
     pub fn encode(self, values: &[f32], out: &mut [u8]) {
         self.check_lengths(values.len(), out.len());
-        (self.row().encode)(values, out);
+        encode(self, values, out);
     }
 
     pub(crate) fn check_lengths(self, n_values: usize, n_bytes: usize) {
@@ -251,8 +245,8 @@ impl Format {
 }
 
 /// As [`Format::encode`], with lengths already checked: inlined into its caller, and so compiled for the
-/// caller's instruction set.
-#[cfg(target_arch = "x86_64")]
+/// caller's instruction set. No table of what models run by has encoders in it, so that only programs
+/// that write models link them.
 #[inline(always)]
 pub(crate) fn encode(format: Format, values: &[f32], out: &mut [u8]) {
     match format {
@@ -266,17 +260,16 @@ pub(crate) fn encode(format: Format, values: &[f32], out: &mut [u8]) {
         Format::Q5_K => each(values, out, affine::encode_q5_k),
         Format::Q6_K => each(values, out, symmetric::encode_q6_k),
         // Copies, and searches whose steps depend on each other.
-        Format::F32
-        | Format::F16
-        | Format::BF16
-        | Format::Q3_K
-        | Format::IQ4_NL
-        | Format::IQ4_XS => (format.row().encode)(values, out),
+        Format::F32 => apart(values, out, float::encode_f32),
+        Format::F16 => apart(values, out, float::encode_f16),
+        Format::BF16 => apart(values, out, float::encode_bf16),
+        Format::Q3_K => apart(values, out, symmetric::encode_q3_k),
+        Format::IQ4_NL => apart(values, out, iq4::encode_nl),
+        Format::IQ4_XS => apart(values, out, iq4::encode_xs),
     }
 }
 
 /// Encodes block by block.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn each<const LEN: usize, const BYTES: usize>(
     values: &[f32],
@@ -287,6 +280,16 @@ fn each<const LEN: usize, const BYTES: usize>(
     for (values, block) in blocks {
         encode(values, block);
     }
+}
+
+/// As [`each`], compiled once for all callers.
+#[inline(never)]
+fn apart<const LEN: usize, const BYTES: usize>(
+    values: &[f32],
+    out: &mut [u8],
+    encode: impl Fn(&[f32; LEN], &mut [u8; BYTES]),
+) {
+    each(values, out, encode);
 }
 
 impl std::fmt::Display for Format {

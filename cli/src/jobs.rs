@@ -284,7 +284,7 @@ impl Prepared<'_> {
     ) -> Result<Map<String, Value>> {
         let model =
             std::fs::metadata(self.model_path).map_err(Error::io("open", self.model_path))?;
-        let adapters = self.place.lora.iter().map(|lora| (lora.path().clone(), lora.scale()));
+        let adapters = self.place.lora.iter().map(|lora| (lora.path.clone(), lora.scale));
         let adapters: Vec<(PathBuf, f32)> = adapters.collect();
         let total = model.len() + self.inputs.sizes()?.iter().sum::<u64>();
         let mut done = 0;

@@ -2,18 +2,26 @@
 //! here are files, the terminal, Ctrl-C and exit codes.
 
 mod bench;
+#[cfg(feature = "jobs")]
 mod chat;
+#[cfg(feature = "jobs")]
 mod classify;
+#[cfg(feature = "convert")]
 mod convert;
+#[cfg(feature = "convert")]
 mod demo;
+#[cfg(feature = "convert")]
 mod families;
+#[cfg(feature = "jobs")]
 mod generate;
 mod inspect;
+#[cfg(feature = "jobs")]
 mod jobs;
 mod kernels;
 mod memory;
 mod progress;
 mod run;
+#[cfg(feature = "jobs")]
 mod score;
 mod writing;
 
@@ -26,12 +34,15 @@ use std::{
 use clap::{Parser, Subcommand};
 use pith::{Error, Result};
 
-const AFTER_HELP: &str = "\
-Examples:
-  pith convert ./my-gpt -o my-gpt.gguf --type q4_k
-  pith run my-gpt.gguf --prompt \"Once upon a time\"
-  pith demo                 both steps, on the checkpoint in models/demo
+const EXAMPLES: &[&str] = &[
+    #[cfg(feature = "convert")]
+    "pith convert ./my-gpt -o my-gpt.gguf --type q4_k",
+    "pith run my-gpt.gguf --prompt \"Once upon a time\"",
+    #[cfg(feature = "convert")]
+    "pith demo                 both steps, on the checkpoint in models/demo",
+];
 
+const AFTER_HELP: &str = "\
 `pith COMMAND --help` has more.
 
 Exit codes:
@@ -49,7 +60,7 @@ Exit codes:
     name = "pith",
     version,
     about = "Convert a GPT checkpoint to one quantized GGUF file, and run that file",
-    after_help = AFTER_HELP
+    after_help = format!("Examples:\n  {}\n\n{AFTER_HELP}", EXAMPLES.join("\n  "))
 )]
 struct Cli {
     #[command(subcommand)]
@@ -58,15 +69,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "convert")]
     Convert(convert::Args),
     Run(run::Args),
+    #[cfg(feature = "jobs")]
     Chat(chat::Args),
+    #[cfg(feature = "jobs")]
     Score(score::Args),
+    #[cfg(feature = "jobs")]
     Classify(classify::Args),
+    #[cfg(feature = "jobs")]
     Generate(generate::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
+    #[cfg(feature = "convert")]
     Demo(demo::Args),
 }
 
@@ -75,6 +92,7 @@ enum Command {
 enum End {
     Done,
     /// A job is done, with rows that have an error instead of an answer.
+    #[cfg(feature = "jobs")]
     RowsFailed,
     Interrupted,
 }
@@ -82,6 +100,7 @@ enum End {
 fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
         Ok(End::Done) => ExitCode::SUCCESS,
+        #[cfg(feature = "jobs")]
         Ok(End::RowsFailed) => ExitCode::from(6),
         Ok(End::Interrupted) => ExitCode::from(130),
         // `pith run ... | head`: the reader has what it wanted.
@@ -97,15 +116,21 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<End> {
     match command {
+        #[cfg(feature = "convert")]
         Command::Convert(args) => convert::run(&args),
         Command::Run(args) => run::run(&args),
+        #[cfg(feature = "jobs")]
         Command::Chat(args) => chat::run(&args),
+        #[cfg(feature = "jobs")]
         Command::Score(args) => score::run(&args),
+        #[cfg(feature = "jobs")]
         Command::Classify(args) => classify::run(&args),
+        #[cfg(feature = "jobs")]
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        #[cfg(feature = "convert")]
         Command::Demo(args) => demo::run(&args),
     }
 }
@@ -142,6 +167,7 @@ fn interrupted() -> bool {
 }
 
 /// Lowers the flag again, for a chat that goes on after an interrupted reply.
+#[cfg(feature = "jobs")]
 fn clear_interrupt() {
     INTERRUPTED.store(false, Ordering::Relaxed);
 }

@@ -13,8 +13,8 @@ use pith::{
     lora::Adapter,
     sampler::{self, Sampler},
     session::{self, Options, Session},
+    stops::Stops,
 };
-use pith_jobs::stops::Stops;
 use serde_json::{Value, json};
 
 use crate::{interrupted, memory::Peak, progress::Bar};
@@ -89,20 +89,10 @@ impl Place {
 /// An adapter's file and a factor on what it adds.
 #[derive(Clone)]
 pub struct LoraFile {
-    path: PathBuf,
-    scale: f32,
-}
-
-impl LoraFile {
     /// The file.
-    pub fn path(&self) -> &PathBuf {
-        &self.path
-    }
-
+    pub path: PathBuf,
     /// The factor.
-    pub fn scale(&self) -> f32 {
-        self.scale
-    }
+    pub scale: f32,
 }
 
 /// `FILE`, or `FILE=SCALE`: what is behind the last `=` is a factor if it is a number.

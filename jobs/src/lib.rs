@@ -15,7 +15,6 @@
 //! | `jinja`, `value`, `literals` | templates under bounds; cells as their values; the texts in a template's source |
 //! | [`guard`] | a text on its way to ids, and which control tokens in it are meant |
 //! | [`template`], [`chat`] | a row to a prompt by the job's own template; a conversation by the model's |
-//! | [`stops`] | stop strings in streamed text |
 //! | [`generated`] | what a model has written |
 //! | [`openai`] | OpenAI's batch files: requests in, answers in kind |
 //! | [`continuation`], [`windows`] | which tokens of a text are scored; what is run of a long one |
@@ -36,7 +35,6 @@ pub mod prompt;
 pub mod row;
 pub mod sink;
 pub mod source;
-pub mod stops;
 pub mod task;
 pub mod tasks;
 pub mod template;

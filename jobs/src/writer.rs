@@ -6,6 +6,7 @@ use pith::{
     Error, Model, Result,
     batch::{Chosen, End, Generator, Next, Prompt},
     sampler, session,
+    stops::Stops,
     tokenizer::Stream,
 };
 use serde_json::{Value, json};
@@ -13,7 +14,6 @@ use serde_json::{Value, json};
 use crate::{
     generated::{Candidate, Finish, Generated, GeneratedToken},
     row::RowError,
-    stops::Stops,
     task::Pulse,
 };
 

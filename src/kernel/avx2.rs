@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Kernels,
+    Encoders, Kernels,
     panels::multiply,
     scalar,
     tables::{all_products, over_floats, over_lanes},
@@ -36,7 +36,7 @@ pub const TABLE: Kernels = Kernels {
     attend,
     merge,
     softmax,
-    encode,
+    encoders: Encoders::Avx2,
 };
 
 /// Whether this CPU has what the table needs.
@@ -48,17 +48,19 @@ products!(
     "avx2,f16c",
     Avx2,
     rows::Load,
-    |w, n_in, x, out, t| rows::multiply::<F, Avx2>(w, n_in, x, out, t),
+    |w, n_in, x, out, t| rows::multiply::<F, Avx2, 4>(w, n_in, x, out, t),
     |strip, panels, n, out| multiply::<Ymm<Avx2>, K, 2, 2, 4>(strip, panels, n, out)
 );
 
 over_floats!("avx2,f16c", Ymm<Avx2>, (2, 2), (2, 2));
 over_lanes!("avx2,f16c");
 
+/// As [`Format::encode`], with lengths already checked.
+///
 /// Vectors of eight are the sub-blocks of a superblock: wider ones, which LLVM makes by shuffling two
 /// sums into one register, are slower.
 #[target_feature(enable = "avx2,f16c")]
-fn encode(format: Format, values: &[f32], out: &mut [u8]) {
+pub fn encode(format: Format, values: &[f32], out: &mut [u8]) {
     match format {
         Format::Q8_0 => encode::q8_0(values, out),
         Format::Q4_0 => encode::q4_0(values, out),

@@ -21,6 +21,6 @@ products!(
     "avx2,f16c,avxvnni",
     AvxVnni,
     rows::Load,
-    |w, n_in, x, out, t| rows::multiply::<F, AvxVnni>(w, n_in, x, out, t),
+    |w, n_in, x, out, t| rows::multiply::<F, AvxVnni, 4>(w, n_in, x, out, t),
     |strip, panels, n, out| multiply::<Ymm<AvxVnni>, K, 4, 2, 8>(strip, panels, n, out)
 );

@@ -29,60 +29,79 @@ pub trait Narrow: Vector {
     unsafe fn pairs_by_pairs(sums: *const [i16; 2], factors: *const [i16; 2]) -> Self::Int;
 }
 
+/// Weight rows of a format.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// As they lie in the file.
+    w: &'a [u8],
+    n_in: usize,
+    /// Bytes of 256 weights.
+    group_bytes: usize,
+    /// Called, not inlined: products are compiled once for a class of formats.
+    unpack: fn(&[u8], &mut Group),
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `n_in` weights.
+    pub fn new<F: Unpack>(w: &'a [u8], n_in: usize) -> Rows<'a> {
+        Rows { w, n_in, group_bytes: F::BYTES, unpack: F::unpack }
+    }
+}
+
 /// Products of all rows of `w` with `x`, up to four tokens: those of the tile from `t` on.
 ///
 /// # Safety
-/// The CPU has the instruction set of `V`; lengths are as `Kernels::matmul` checks.
+/// The CPU has the instruction set of `V`; `w` is of class K; lengths are as `Kernels::matmul` checks.
 #[inline(always)]
-pub unsafe fn multiply<F: Unpack, V: Narrow>(
-    w: &[u8],
-    n_in: usize,
+pub unsafe fn multiply<K: Class, V: Narrow>(
+    w: Rows<'_>,
     x: &[A8],
     out: &mut Tile<'_, f32>,
     t: usize,
 ) {
     // SAFETY: passed on.
     unsafe {
-        match x.len() / n_in.div_ceil(256) {
+        // One token is compiled for itself; a loop over several costs nothing.
+        match x.len() / w.n_in.div_ceil(256) {
             0 => {}
-            1 => by_rows::<F, V, 1>(w, n_in, x, out, t),
-            2 => by_rows::<F, V, 2>(w, n_in, x, out, t),
-            3 => by_rows::<F, V, 3>(w, n_in, x, out, t),
-            _ => by_rows::<F, V, 4>(w, n_in, x, out, t),
+            1 => by_rows::<K, V, 1>(w, x, out, t, 1),
+            n => by_rows::<K, V, 4>(w, x, out, t, n),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn by_rows<F: Unpack, V: Narrow, const N: usize>(
-    w: &[u8],
-    n_in: usize,
+unsafe fn by_rows<K: Class, V: Narrow, const MOST: usize>(
+    w: Rows<'_>,
     x: &[A8],
     out: &mut Tile<'_, f32>,
     t: usize,
+    n_tokens: usize,
 ) {
-    let n_groups = n_in.div_ceil(256);
-    let mut tokens: [&[A8]; N] = [x; N];
+    let n_groups = w.n_in.div_ceil(256);
+    let mut tokens: [&[A8]; MOST] = [x; MOST];
+    let tokens = &mut tokens[..n_tokens];
     for (i, token) in tokens.iter_mut().enumerate() {
         *token = &x[i * n_groups..][..n_groups];
     }
-    let row_bytes = w.len() / out.n_cols();
+    let row_bytes = w.w.len() / out.n_cols();
     let mut group = Group::ZERO;
-    for (r, row) in w.chunks_exact(row_bytes).enumerate() {
+    for (r, row) in w.w.chunks_exact(row_bytes).enumerate() {
         // SAFETY: passed on.
         unsafe {
-            let mut acc = [[V::zero(); 2]; N];
-            for (g, blocks) in row.chunks(F::BYTES).enumerate() {
-                if blocks.len() < F::BYTES {
+            let mut acc = [[V::zero(); 2]; MOST];
+            let acc = &mut acc[..n_tokens];
+            for (g, blocks) in row.chunks(w.group_bytes).enumerate() {
+                if blocks.len() < w.group_bytes {
                     // Blocks after the end have a scale of 0 and change nothing: accumulators
                     // start at +0, so they are never -0, and adding a zero of either sign to
                     // anything else is the identity.
                     group = Group::ZERO;
                 }
-                F::unpack(blocks, &mut group);
-                take::<F, V, N>(&group, tokens, g, &mut acc);
+                (w.unpack)(blocks, &mut group);
+                take::<K, V>(&group, tokens, g, acc);
             }
-            for (i, [low, high]) in acc.into_iter().enumerate() {
+            for (i, &[low, high]) in acc.iter().enumerate() {
                 // ((0+4)+(2+6))+((1+5)+(3+7)).
                 let mut l = [0.0; 4];
                 V::store(V::add(low, high), l.as_mut_ptr());
@@ -95,17 +114,17 @@ unsafe fn by_rows<F: Unpack, V: Narrow, const N: usize>(
 /// acc += da * (d * S + m * Y), lane by lane, where the first four blocks of group `g` are the
 /// lanes of one vector, and the rest of another.
 #[inline(always)]
-unsafe fn take<F: Unpack, V: Narrow, const N: usize>(
+unsafe fn take<K: Class, V: Narrow>(
     w: &Group,
-    tokens: [&[A8]; N],
+    tokens: &[&[A8]],
     g: usize,
-    acc: &mut [[V::Float; 2]; N],
+    acc: &mut [[V::Float; 2]],
 ) {
     // What is to be taken off sums of halves.
-    let mut offsets = [[-F::OFFSET; 2]; 8];
-    if F::Class::HALVES {
+    let mut offsets = [[-K::OFFSET; 2]; 8];
+    if K::HALVES {
         for (offsets, scales) in offsets.iter_mut().zip(&w.scales) {
-            *offsets = [scales[0] * -F::OFFSET, scales[1] * -F::OFFSET];
+            *offsets = [scales[0] * -K::OFFSET, scales[1] * -K::OFFSET];
         }
     }
     for (acc, x) in acc.iter_mut().zip(tokens) {
@@ -115,12 +134,12 @@ unsafe fn take<F: Unpack, V: Narrow, const N: usize>(
             let b = 4 * i;
             // SAFETY: blocks b..b + 4 are there, in the group and in the token.
             unsafe {
-                let mut s = four_blocks::<F::Class, V>(w, x, b);
-                if F::OFFSET != 0 {
+                let mut s = four_blocks::<K, V>(w, x, b);
+                if K::OFFSET != 0 {
                     s = V::plus(s, V::pairs_by_pairs(&raw const sums[b], &raw const offsets[b]));
                 }
                 let mut t = V::mul(V::load(&raw const w.d[b]), V::float(s));
-                let y = match F::Class::MIN {
+                let y = match K::MIN {
                     Min::None => None,
                     Min::Block => Some(V::pairs_by_pairs(&raw const sums[b], [[1; 2]; 4].as_ptr())),
                     Min::Halves => {
@@ -180,13 +199,33 @@ macro_rules! products {
             // `Kernels::matmul`.
             unsafe {
                 panels::by_strips(w, n_in, x.panels, scratch, out, functions);
-                narrow::multiply::<F, $vector>(w, n_in, x.rows, out, out.n_rows() - n_rows);
+                rows::<F::Class>(
+                    narrow::Rows::new::<F>(w, n_in),
+                    x.rows,
+                    out,
+                    out.n_rows() - n_rows,
+                );
             }
+        }
+
+        /// # Safety
+        /// As `narrow::multiply`.
+        #[target_feature(enable = $features)]
+        #[inline(never)]
+        unsafe fn rows<K: $crate::kernel::unpack::Class>(
+            w: $crate::kernel::narrow::Rows<'_>,
+            x: &[$crate::kernel::acts::A8],
+            out: &mut $crate::team::Tile<'_, f32>,
+            t: usize,
+        ) {
+            // SAFETY: this function has the instruction set; the rest is its own contract.
+            unsafe { $crate::kernel::narrow::multiply::<K, $vector>(w, x, out, t) }
         }
 
         /// # Safety
         /// As `panels::multiply`.
         #[target_feature(enable = $features)]
+        #[inline(never)]
         unsafe fn strip<K: $crate::kernel::unpack::Class>(
             strip: $crate::kernel::panels::Strip<'_>,
             panels: &[$crate::kernel::acts::Panel],

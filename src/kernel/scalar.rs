@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{A8, Acts, Input, Kernels, PANEL, Pack, acts, attend, lanes, logits};
+use super::{A8, Acts, Encoders, Input, Kernels, PANEL, Pack, acts, attend, lanes, logits};
 use crate::{quant::Format, team::Tile};
 
 /// The scalar table: complete, and the base that other tables overlay.
@@ -44,7 +44,7 @@ pub const TABLE: Kernels = Kernels {
     attend: attend::plain,
     merge: attend::merge,
     softmax: logits::softmax,
-    encode: |format, values, out| format.encode(values, out),
+    encoders: Encoders::Plain,
 };
 
 fn to_f16(x: &[f32], out: &mut [u16]) {

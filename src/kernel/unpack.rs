@@ -46,6 +46,8 @@ pub enum Min {
 pub trait Class {
     /// Largest code, where codes are 0..=MAX; 0 where they are any signed bytes.
     const MAX: u8;
+    /// To be taken off each code.
+    const OFFSET: i16 = 0;
     /// Whether halves of a block have scales of their own.
     const HALVES: bool = false;
     /// Minima.
@@ -63,18 +65,19 @@ macro_rules! class {
             $(const $what: class!(@type $what) = $value;)*
         }
     };
+    (@type OFFSET) => { i16 };
     (@type HALVES) => { bool };
     (@type MIN) => { Min };
 }
 
-class!(/** Codes of 4 bits with an offset. */ Nibbles, 15);
+class!(/** Codes of 4 bits with an offset. */ Nibbles, 15, OFFSET = 8);
 class!(/** Codes of 4 bits with a minimum. */ NibblesMin, 15, MIN = Min::Block);
-class!(/** Codes of 5 bits with an offset. */ Fives, 31);
+class!(/** Codes of 5 bits with an offset. */ Fives, 31, OFFSET = 16);
 class!(/** Codes of 5 bits with a minimum. */ FivesMin, 31, MIN = Min::Block);
 class!(/** Signed bytes. */ Bytes, 0);
 class!(/** Codes of 2 bits, scales and minima of 16. */ Twos, 3, HALVES = true, MIN = Min::Halves);
-class!(/** Codes of 3 bits, scales of 16. */ Threes, 7, HALVES = true);
-class!(/** Codes of 6 bits, scales of 16. */ Sixes, 63, HALVES = true);
+class!(/** Codes of 3 bits, scales of 16. */ Threes, 7, OFFSET = 4, HALVES = true);
+class!(/** Codes of 6 bits, scales of 16. */ Sixes, 63, OFFSET = 32, HALVES = true);
 
 /// How a format is unpacked.
 pub trait Unpack {
@@ -82,8 +85,8 @@ pub trait Unpack {
     const BYTES: usize;
     /// What it takes to multiply it.
     type Class: Class;
-    /// To be taken off each code.
-    const OFFSET: i16 = 0;
+    /// Whether a block is 256 weights, so that rows are of whole ones; else it is 32.
+    const SUPER: bool;
     /// Whole blocks of up to 256 weights.
     fn unpack(blocks: &[u8], out: &mut Group);
 }
@@ -144,13 +147,13 @@ fn iq4_values(out: &mut [i8]) {
 
 /// A format of blocks of 32, `$bytes` each.
 macro_rules! blocks {
-    ($name:ident, $class:ident, $offset:expr, $bytes:expr, |$block:ident, $codes:ident| $unpack:expr) => {
+    ($name:ident, $class:ident, $bytes:expr, |$block:ident, $codes:ident| $unpack:expr) => {
         #[allow(non_camel_case_types, missing_docs)]
         pub struct $name;
         impl Unpack for $name {
             const BYTES: usize = 8 * $bytes;
             type Class = $class;
-            const OFFSET: i16 = $offset;
+            const SUPER: bool = false;
             #[inline(always)]
             fn unpack(blocks: &[u8], out: &mut Group) {
                 for (b, $block) in blocks.chunks_exact($bytes).enumerate() {
@@ -167,35 +170,35 @@ macro_rules! blocks {
     };
 }
 
-blocks!(Q4_0, Nibbles, 8, 18, |block, codes| nibbles(part(block, 2), codes));
-blocks!(Q4_1, NibblesMin, 0, 20, |block, codes| nibbles(part(block, 4), codes));
-blocks!(Q5_0, Fives, 16, 22, |block, codes| {
+blocks!(Q4_0, Nibbles, 18, |block, codes| nibbles(part(block, 2), codes));
+blocks!(Q4_1, NibblesMin, 20, |block, codes| nibbles(part(block, 4), codes));
+blocks!(Q5_0, Fives, 22, |block, codes| {
     nibbles(part(block, 6), codes);
     fifth_bits(part(block, 2), codes);
 });
-blocks!(Q5_1, FivesMin, 0, 24, |block, codes| {
+blocks!(Q5_1, FivesMin, 24, |block, codes| {
     nibbles(part(block, 8), codes);
     fifth_bits(part(block, 4), codes);
 });
-blocks!(Q8_0, Bytes, 0, 34, |block, codes| {
+blocks!(Q8_0, Bytes, 34, |block, codes| {
     for (code, byte) in codes.iter_mut().zip(&block[2..]) {
         *code = *byte as i8;
     }
 });
-blocks!(IQ4_NL, Bytes, 0, 18, |block, codes| {
+blocks!(IQ4_NL, Bytes, 18, |block, codes| {
     nibbles(part(block, 2), codes);
     iq4_values(codes);
 });
 
 /// A format of superblocks, `$bytes` each.
 macro_rules! superblock {
-    ($name:ident, $class:ident, $offset:expr, $bytes:expr, |$block:ident, $out:ident| $unpack:expr) => {
+    ($name:ident, $class:ident, $bytes:expr, |$block:ident, $out:ident| $unpack:expr) => {
         #[allow(non_camel_case_types, missing_docs)]
         pub struct $name;
         impl Unpack for $name {
             const BYTES: usize = $bytes;
             type Class = $class;
-            const OFFSET: i16 = $offset;
+            const SUPER: bool = true;
             #[inline(always)]
             fn unpack(blocks: &[u8], $out: &mut Group) {
                 let $block: &[u8; $bytes] = part(blocks, 0);
@@ -240,7 +243,7 @@ fn six_bits(s: &[u8; 12], d: f32, dmin: f32, out: &mut Group) {
     }
 }
 
-superblock!(Q2_K, Twos, 0, 84, |block, out| {
+superblock!(Q2_K, Twos, 84, |block, out| {
     two_bits(part(block, 16), &mut out.codes);
     out.d = [half_at(block, 80); 8];
     out.m = [-half_at(block, 82); 8];
@@ -250,7 +253,7 @@ superblock!(Q2_K, Twos, 0, 84, |block, out| {
     }
 });
 
-superblock!(Q3_K, Threes, 4, 110, |block, out| {
+superblock!(Q3_K, Threes, 110, |block, out| {
     two_bits(part(block, 32), &mut out.codes);
     let high: &[u8; 32] = part(block, 0);
     for b in 0..8 {
@@ -267,12 +270,12 @@ superblock!(Q3_K, Threes, 4, 110, |block, out| {
     }
 });
 
-superblock!(Q4_K, NibblesMin, 0, 144, |block, out| {
+superblock!(Q4_K, NibblesMin, 144, |block, out| {
     nibbles_by_32(part(block, 16), &mut out.codes);
     six_bits(part(block, 4), half_at(block, 0), half_at(block, 2), out);
 });
 
-superblock!(Q5_K, FivesMin, 0, 176, |block, out| {
+superblock!(Q5_K, FivesMin, 176, |block, out| {
     nibbles_by_32(part(block, 48), &mut out.codes);
     let high: &[u8; 32] = part(block, 16);
     for b in 0..8 {
@@ -283,7 +286,7 @@ superblock!(Q5_K, FivesMin, 0, 176, |block, out| {
     six_bits(part(block, 4), half_at(block, 0), half_at(block, 2), out);
 });
 
-superblock!(Q6_K, Sixes, 32, 210, |block, out| {
+superblock!(Q6_K, Sixes, 210, |block, out| {
     let (low, high): (&[u8; 128], &[u8; 64]) = (part(block, 0), part(block, 128));
     for h in 0..2 {
         for j in 0..4 {
@@ -300,7 +303,7 @@ superblock!(Q6_K, Sixes, 32, 210, |block, out| {
     }
 });
 
-superblock!(IQ4_XS, Bytes, 0, 136, |block, out| {
+superblock!(IQ4_XS, Bytes, 136, |block, out| {
     let high = u16::from_le_bytes([block[2], block[3]]);
     let d = half_at(block, 0);
     for b in 0..8 {
@@ -337,5 +340,5 @@ pub fn rows<F: Unpack, const UNSIGNED: bool>(
             out[r / PACK * n_groups + g].put(r % PACK, &group);
         }
     }
-    if flip { 128 } else { F::OFFSET }
+    if flip { 128 } else { F::Class::OFFSET }
 }

@@ -61,12 +61,12 @@ pub trait Load: Unpack {
     unsafe fn load<D: Dot, const B: usize>(blocks: &[u8]) -> Loaded;
 }
 
-/// Products of all rows of `w` with `x`, the tokens of the tile from `t` on.
+/// Products of all rows of `w` with `x`, the tokens of the tile from `t` on, up to MOST at once.
 ///
 /// # Safety
 /// The CPU has the instruction set of `D`, AVX2 and F16C; lengths are as `Kernels::matmul` checks.
 #[inline(always)]
-pub unsafe fn multiply<F: Load, D: Dot>(
+pub unsafe fn multiply<F: Load, D: Dot, const MOST: usize>(
     w: &[u8],
     n_in: usize,
     x: &[A8],
@@ -74,55 +74,62 @@ pub unsafe fn multiply<F: Load, D: Dot>(
     t: usize,
 ) {
     let n_groups = n_in.div_ceil(256);
-    for (i, x) in x.chunks(4 * n_groups).enumerate() {
-        let t = t + 4 * i;
+    for (i, x) in x.chunks(MOST * n_groups).enumerate() {
+        let t = t + MOST * i;
         // SAFETY: passed on.
         unsafe {
+            // One token is compiled for itself; a loop over several costs nothing.
             match x.len() / n_groups {
-                1 => by_rows::<F, D, 1>(w, n_in, x, out, t),
-                2 => by_rows::<F, D, 2>(w, n_in, x, out, t),
-                3 => by_rows::<F, D, 3>(w, n_in, x, out, t),
-                _ => by_rows::<F, D, 4>(w, n_in, x, out, t),
+                1 => by_rows::<F, D, 1>(w, n_in, x, out, t, 1),
+                n => by_rows::<F, D, MOST>(w, n_in, x, out, t, n),
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn by_rows<F: Load, D: Dot, const N: usize>(
+unsafe fn by_rows<F: Load, D: Dot, const MOST: usize>(
     w: &[u8],
     n_in: usize,
     x: &[A8],
     out: &mut Tile<'_, f32>,
     t: usize,
+    n_tokens: usize,
 ) {
     let n_groups = n_in.div_ceil(256);
-    let mut tokens: [&[A8]; N] = [x; N];
+    let mut tokens: [&[A8]; MOST] = [x; MOST];
+    let tokens = &mut tokens[..n_tokens];
     for (i, token) in tokens.iter_mut().enumerate() {
         *token = &x[i * n_groups..][..n_groups];
     }
     let row_bytes = w.len() / out.n_cols().max(1);
     for (r, row) in w.chunks_exact(row_bytes).enumerate() {
-        let mut groups = row.chunks_exact(F::BYTES);
         // SAFETY: passed on; all groups of a row but the last have eight blocks.
         unsafe {
-            let mut acc = [_mm256_setzero_ps(); N];
-            for (g, group) in groups.by_ref().enumerate() {
+            let mut acc = [_mm256_setzero_ps(); MOST];
+            let acc = &mut acc[..n_tokens];
+            for (g, group) in row.chunks(F::BYTES).enumerate() {
                 for line in (0..F::BYTES).step_by(64) {
                     // Any address may be prefetched.
                     _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(AHEAD + line).cast());
                 }
-                take::<F, D, N, 8>(group, tokens, g, &mut acc);
+                match group.len() * 8 / F::BYTES {
+                    2 if !F::SUPER => take::<F, D, 2>(group, tokens, g, acc),
+                    4 if !F::SUPER => take::<F, D, 4>(group, tokens, g, acc),
+                    n => {
+                        let padded;
+                        let group = if F::SUPER || n == 8 {
+                            group
+                        } else {
+                            padded = self::padded(group);
+                            &padded
+                        };
+                        take::<F, D, 8>(group, tokens, g, acc);
+                    }
+                }
             }
-            let (rest, last) = (groups.remainder(), n_in / 256);
-            match rest.len() * 8 / F::BYTES {
-                0 => {}
-                2 => take::<F, D, N, 2>(rest, tokens, last, &mut acc),
-                4 => take::<F, D, N, 4>(rest, tokens, last, &mut acc),
-                _ => take::<F, D, N, 8>(&padded::<F>(rest), tokens, last, &mut acc),
-            }
-            for (i, acc) in acc.into_iter().enumerate() {
-                out.row_mut(t + i)[r] = finish(acc);
+            for (i, acc) in acc.iter().enumerate() {
+                out.row_mut(t + i)[r] = finish(*acc);
             }
         }
     }
@@ -132,7 +139,7 @@ unsafe fn by_rows<F: Load, D: Dot, const N: usize>(
 /// stand for. They change nothing: accumulators start at +0, so they are never -0, and adding a zero
 /// of either sign to anything else is the identity.
 #[inline(always)]
-fn padded<F: Unpack>(rest: &[u8]) -> [u8; 8 * 34] {
+fn padded(rest: &[u8]) -> [u8; 8 * 34] {
     let mut padded = [0; 8 * 34];
     padded[..rest.len()].copy_from_slice(rest);
     padded
@@ -164,15 +171,25 @@ pub unsafe fn unpack<F: Load, D: Dot>(
             // SAFETY: passed on; `blocks` gives as many as it has bytes.
             unsafe {
                 match (row_bytes - g * F::BYTES).min(F::BYTES) * 8 / F::BYTES {
-                    2 => fill::<F, 2>(|r| F::load::<D, 2>(blocks(r)), flip, pack),
-                    4 => fill::<F, 4>(|r| F::load::<D, 4>(blocks(r)), flip, pack),
-                    8 => fill::<F, 8>(|r| F::load::<D, 8>(blocks(r)), flip, pack),
-                    _ => fill::<F, 8>(|r| F::load::<D, 8>(&padded::<F>(blocks(r))), flip, pack),
+                    2 if !F::SUPER => fill::<F, 2>(|r| F::load::<D, 2>(blocks(r)), flip, pack),
+                    4 if !F::SUPER => fill::<F, 4>(|r| F::load::<D, 4>(blocks(r)), flip, pack),
+                    n => {
+                        let row = |r: usize| {
+                            let padded;
+                            F::load::<D, 8>(if F::SUPER || n == 8 {
+                                blocks(r)
+                            } else {
+                                padded = self::padded(blocks(r));
+                                &padded
+                            })
+                        };
+                        fill::<F, 8>(row, flip, pack);
+                    }
                 }
             }
         }
     }
-    if flip { 128 } else { F::OFFSET }
+    if flip { 128 } else { F::Class::OFFSET }
 }
 
 /// The first B blocks of eight rows.
@@ -228,11 +245,11 @@ unsafe fn columns(rows: [__m256; 8], to: *mut __m256) {
 /// acc += da * (d * S + m * Y), lane by lane, for the first B blocks of group `g`; the other lanes
 /// stay as they are.
 #[inline(always)]
-unsafe fn take<F: Load, D: Dot, const N: usize, const B: usize>(
+unsafe fn take<F: Load, D: Dot, const B: usize>(
     blocks: &[u8],
-    tokens: [&[A8]; N],
+    tokens: &[&[A8]],
     g: usize,
-    acc: &mut [__m256; N],
+    acc: &mut [__m256],
 ) {
     // SAFETY: the CPU has AVX2; `blocks` holds B blocks; vectors of A8 are aligned to 32.
     unsafe {
@@ -243,14 +260,14 @@ unsafe fn take<F: Load, D: Dot, const N: usize, const B: usize>(
                 *codes = _mm256_xor_si256(*codes, _mm256_set1_epi8(i8::MIN));
             }
         }
-        let offset = if flip { 128 } else { F::OFFSET };
+        let offset = if flip { 128 } else { F::Class::OFFSET };
         for (acc, x) in acc.iter_mut().zip(tokens) {
             let x = &x[g];
             let sums = _mm256_load_si256(x.sums.as_ptr().cast());
             // Pairs of 16 are blocks of 32.
             let y = |factor: i16| _mm256_madd_epi16(sums, _mm256_set1_epi16(factor));
             let mut s = by_block::<F::Class, D, B>(&w, x);
-            if F::Class::HALVES && F::OFFSET != 0 {
+            if F::Class::HALVES && F::Class::OFFSET != 0 {
                 s = _mm256_sub_epi32(s, _mm256_madd_epi16(sums, w.mins));
             } else if offset != 0 {
                 s = _mm256_sub_epi32(s, y(offset));

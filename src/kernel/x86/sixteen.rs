@@ -121,7 +121,7 @@ pub trait LoadEight: rows::Load {
     unsafe fn load_eight(rows: Rows, n_blocks: usize, out: &mut Half);
 
     /// What is to be taken off codes as they are loaded.
-    const LESS: i16 = if Self::Class::SIGNED { 128 } else { Self::OFFSET };
+    const LESS: i16 = if Self::Class::SIGNED { 128 } else { Self::Class::OFFSET };
 }
 
 /// What products want of a token's 256 codes beside themselves, by block, or by half of a block
@@ -164,7 +164,7 @@ pub unsafe fn multiply<F: LoadEight>(
         }
         if !rest.is_empty() {
             let out = &mut out.columns(in_sixteens..n_cols);
-            rows::multiply::<F, Avx512Vnni>(rest, n_in, x, out, t);
+            rows::multiply::<F, Avx512Vnni, { FEWEST - 1 }>(rest, n_in, x, out, t);
         }
     }
 }
