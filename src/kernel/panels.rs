@@ -227,7 +227,7 @@ impl Next {
     }
 }
 
-/// Rows from `first` on: `lane[b mod 8] += da * (d * S + m * Y)`, and the tree over the lanes.
+/// Rows from `first` on: `lane[b mod 8] += da * (d * S + m * Y)`, then the tree over the lanes.
 #[inline(always)]
 unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
     strip: Strip<'_>,
@@ -241,36 +241,49 @@ unsafe fn tile<V: Vector, K: Class, const R: usize, const C: usize>(
     unsafe {
         let zero = [[V::zero(); C]; R];
         // ((0+4)+(2+6))+((1+5)+(3+7)), lane by lane: one lane's sums fit the registers, eight don't.
-        // `sums[i]` is that of 2^i lanes. A loop of eight, since three of two would be unrolled: eight
-        // times the code, and no faster.
-        let mut sums = [zero; 4];
-        for (i, b) in [0, 4, 2, 6, 1, 5, 3, 7].into_iter().enumerate() {
-            let mut lane = zero;
-            let (mut w, mut x) = (rows, tokens);
-            let n = (strip.n_blocks + 7 - b) / 8;
-            for _ in 0..n {
-                next.fetch::<V>();
-                block::<V, K, R, C>(strip.offset, w, x, b, &mut lane);
-                w.0 = w.0.add(1);
-                for c in 0..C {
-                    x[c].0 = x[c].0.add(1);
-                }
-            }
-            let n_merged = i.trailing_ones() as usize;
-            for sum in &sums[..n_merged] {
-                for r in 0..R {
-                    for c in 0..C {
-                        lane[r][c] = V::add(sum[r][c], lane[r][c]);
+        let mut total = zero;
+        for odd in 0..2 {
+            let mut half = zero;
+            for two in 0..2 {
+                let mut pair = zero;
+                for four in 0..2 {
+                    let b = odd + 2 * two + 4 * four;
+                    let mut lane = zero;
+                    let (mut w, mut x) = (rows, tokens);
+                    let n = (strip.n_blocks + 7 - b) / 8;
+                    for _ in 0..n {
+                        next.fetch::<V>();
+                        block::<V, K, R, C>(strip.offset, w, x, b, &mut lane);
+                        w.0 = w.0.add(1);
+                        for c in 0..C {
+                            x[c].0 = x[c].0.add(1);
+                        }
                     }
+                    plus::<V, R, C>(four == 0, &mut pair, &lane);
                 }
+                plus::<V, R, C>(two == 0, &mut half, &pair);
             }
-            sums[n_merged] = lane;
+            plus::<V, R, C>(odd == 0, &mut total, &half);
         }
-        let total = &sums[3];
         for c in 0..C {
             for r in 0..R {
                 V::store(total[r][c], results[c][first + r].as_mut_ptr());
             }
+        }
+    }
+}
+
+/// a = b, or a += b.
+#[inline(always)]
+unsafe fn plus<V: Vector, const R: usize, const C: usize>(
+    first: bool,
+    a: &mut [[V::Float; C]; R],
+    b: &[[V::Float; C]; R],
+) {
+    for r in 0..R {
+        for c in 0..C {
+            // SAFETY: passed on.
+            a[r][c] = if first { b[r][c] } else { unsafe { V::add(a[r][c], b[r][c]) } };
         }
     }
 }
