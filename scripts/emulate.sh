@@ -52,5 +52,22 @@ cargo clippy --quiet --target "$target" -p pith -- -D warnings
 aarch64 cortex-a53 neon
 aarch64 neoverse-n1 dotprod
 aarch64 max i8mm
+# The C library in a C program writes what this machine's command does.
+c_program() {
+  local work
+  work=$(mktemp -d)
+  # As the tests of the workspace have built it.
+  env -u CARGO_PROFILE_DEV_DEBUG cargo build --quiet --workspace --exclude yardstick --bin pith
+  target/debug/pith convert models/demo -o "$work/demo.gguf" --type q4_k --no-check >/dev/null
+  target/debug/pith run "$work/demo.gguf" --prompt 'Once upon a time' --temp 0 -n 32 >"$work/here" 2>/dev/null
+  cargo build --quiet --target "$target" -p pith-capi
+  aarch64-linux-gnu-gcc -std=c99 -O2 -Icapi/include examples/c/generate.c "target/$target/debug/libpith_c.a" \
+    -lgcc_s -lpthread -lm -ldl -o "$work/generate"
+  qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu "$work/generate" "$work/demo.gguf" 'Once upon a time' 32 >"$work/there"
+  diff "$work/here" "$work/there"
+  echo "-- a C program on aarch64: the same text"
+  rm -rf "$work"
+}
+c_program
 # This CPU has all tables: models cut in many ways have the same bits with each.
 [[ $models != --models ]] || on max i8mm --target "$target" -p pith-convert --test families

@@ -3,7 +3,8 @@
 # scripts/sizes.sh [--beside-llama] [--markdown FILE]
 #
 # --beside-llama also links scripts/sizes/llama.c with llama.cpp as the crate llama-cpp-sys-2 builds it for the yardstick (needs
-# cmake and g++): static libraries, -O3 -march=native, so kernels for this machine's CPU alone. Both C programs are linked alike.
+# cmake and g++): static libraries, -O3 -march=native, so kernels for this machine's CPU alone. Both C programs are linked alike, and
+# pith is also built for this machine's CPU alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,9 +50,12 @@ table() {
   echo '|---|---|'
   row '`pith`, the runtime only (`--no-default-features`)' "$(stripped "$work/runtime")"
   row '`pith`, all commands' "$(stripped "$work/full")"
-  row '`libpith.so`' "$(stripped "$target/dist/libpith_c.so")"
+  row '`libpith.so`' "$(stripped "$work/pith.so")"
   row 'a C program, `libpith.a` in it' "$(stripped "$work/pith")"
   ((beside_llama == 0)) && return
+  row '`libpith.so` for this CPU alone' "$(stripped "$work/native.so")"
+  row 'the C program for this CPU alone' "$(stripped "$work/native")"
+  row 'llama.cpp and ggml for this CPU as one library' "$(stripped "$work/llama.so")"
   row 'the same program with llama.cpp, libstdc++ in it' "$(stripped "$work/llama")"
   row 'the same without libstdc++' "$(stripped "$work/llama-shared")"
 }
@@ -65,13 +69,20 @@ build dist-abort -p pith-cli --no-default-features
 cp "$target/dist-abort/pith" "$work/runtime"
 build dist -p pith-cli
 cp "$target/dist/pith" "$work/full"
-build dist -p pith-capi
-link "$work/pith" gcc scripts/sizes/pith.c capi/include "$target/dist/libpith_c.a"
+c_library() { # c_library NAME
+  build dist -p pith-capi
+  cp "$target/dist/libpith_c.so" "$work/$1.so"
+  link "$work/$1" gcc scripts/sizes/pith.c capi/include "$target/dist/libpith_c.a"
+}
+
+c_library pith
 
 if ((beside_llama)); then
+  RUSTFLAGS="$RUSTFLAGS -C target-cpu=native" c_library native
   (cd yardstick && env -u RUSTFLAGS cargo build --quiet --release)
   out=$(find target/yardstick/release/build -path '*/llama-cpp-sys-2-*/out/lib' | head -n 1)
   libraries=(-Wl,--start-group "$out"/lib{llama,ggml,ggml-base,ggml-cpu}.a -Wl,--end-group)
+  g++ -shared -o "$work/llama.so" -Wl,--whole-archive "$out"/lib{llama,ggml,ggml-base,ggml-cpu}.a -Wl,--no-whole-archive
   link "$work/llama" g++ scripts/sizes/llama.c "$out/../include" -static-libstdc++ "${libraries[@]}"
   link "$work/llama-shared" g++ scripts/sizes/llama.c "$out/../include" "${libraries[@]}"
 fi

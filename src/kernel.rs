@@ -119,26 +119,34 @@ enum Encoders {
 /// Says whether the CPU can run a table.
 type IsHere = fn() -> bool;
 
-/// Every table, best first.
-static TABLES: &[(IsHere, &Kernels)] = &[
+/// Every table, best first. A build for CPUs that all have what a table needs (`-C target-cpu`) leaves out
+/// what is below it, but for the reference: it would only take room.
+static TABLES: &[&[(IsHere, &Kernels)]] = &[
     #[cfg(target_arch = "x86_64")]
-    (avx512::is_here, &avx512::TABLE),
+    &[(avx512::is_here, &avx512::TABLE)],
     #[cfg(target_arch = "x86_64")]
-    (avxvnni::is_here, &avxvnni::TABLE),
+    if cfg!(target_feature = "avx512vnni") {
+        &[]
+    } else {
+        &[(avxvnni::is_here, &avxvnni::TABLE), (avx2::is_here, &avx2::TABLE)]
+    },
     #[cfg(target_arch = "x86_64")]
-    (avx2::is_here, &avx2::TABLE),
-    #[cfg(target_arch = "x86_64")]
-    (|| true, &sse2::TABLE),
+    if cfg!(target_feature = "avx2") { &[] } else { &[(|| true, &sse2::TABLE)] },
     #[cfg(target_arch = "aarch64")]
-    (neon::i8mm::is_here, &neon::i8mm::TABLE),
-    #[cfg(target_arch = "aarch64")]
-    (neon::dotprod::is_here, &neon::dotprod::TABLE),
-    #[cfg(target_arch = "aarch64")]
-    (|| true, &neon::TABLE),
+    &[
+        (neon::i8mm::is_here, &neon::i8mm::TABLE),
+        (neon::dotprod::is_here, &neon::dotprod::TABLE),
+        (|| true, &neon::TABLE),
+    ],
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-    (|| true, &wasm::TABLE),
-    (|| true, &scalar::TABLE),
+    &[(|| true, &wasm::TABLE)],
+    &[(|| true, &scalar::TABLE)],
 ];
+
+/// All entries of [`TABLES`].
+fn tables() -> impl DoubleEndedIterator<Item = &'static (IsHere, &'static Kernels)> {
+    TABLES.iter().copied().flatten()
+}
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -152,7 +160,7 @@ impl Kernels {
     /// The tables that this CPU can run, best first; the scalar one is last.
     pub fn available() -> &'static [&'static Kernels] {
         static HERE: OnceLock<Vec<&Kernels>> = OnceLock::new();
-        let here = || TABLES.iter().filter(|(is_here, _)| is_here()).map(|(_, table)| *table);
+        let here = || tables().filter(|(is_here, _)| is_here()).map(|(_, table)| *table);
         HERE.get_or_init(|| here().collect())
     }
 
@@ -168,14 +176,14 @@ impl Kernels {
 
     /// The names of all tables of this build, best first, whether or not this CPU can run them.
     pub fn built() -> impl Iterator<Item = &'static str> {
-        TABLES.iter().map(|(_, table)| table.name)
+        tables().map(|(_, table)| table.name)
     }
 
     /// The name of the table that this one's product with `format` is from: its own, or that of a
     /// table below, which then does as well.
     pub fn product(&self, format: Format) -> &'static str {
         let product = |table: &Kernels| table.matmul[format.index()];
-        let mut upwards = TABLES.iter().rev().map(|(_, table)| *table);
+        let mut upwards = tables().rev().map(|(_, table)| *table);
         let first = upwards.find(|table| std::ptr::fn_addr_eq(product(table), product(self)));
         first.map_or(self.name, |table| table.name)
     }

@@ -5,11 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, TryLockError},
 };
 
-use pith_jobs::{guard, prompt::Reader, stops::Stops};
+use pith_jobs::{guard, prompt::Reader};
 use pyo3::{exceptions::PyRuntimeError, prelude::*};
 use runtime::{
     Error, Model, Session,
     sampler::{self, Sampler},
+    stops::Stops,
     tokenizer::Paused,
 };
 

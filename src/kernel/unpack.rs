@@ -86,6 +86,7 @@ pub trait Unpack {
     /// What it takes to multiply it.
     type Class: Class;
     /// Whether a block is 256 weights, so that rows are of whole ones; else it is 32.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const SUPER: bool;
     /// Whole blocks of up to 256 weights.
     fn unpack(blocks: &[u8], out: &mut Group);

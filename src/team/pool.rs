@@ -69,7 +69,7 @@ mod imp {
 
     /// No threads.
     #[derive(Default)]
-    pub struct Pool;
+    pub struct Pool(());
 
     impl Pool {
         /// Refuses: `n_threads` are more than the caller.
