@@ -30,7 +30,7 @@
  *            count. Weights are read where they lie in the mapped file or in the caller's memory,
  *            never copied. After pith_session_new nothing is allocated by pith_feed, pith_sample,
  *            pith_generate, pith_score, pith_embed, pith_truncate, pith_fork, pith_state_save and
- *            pith_state_load.
+ *            pith_state_load; but the words of an error may be, for a moment.
  * Threads.   A model or an adapter may be used by any number of threads at once. A session is used
  *            by one thread at a time; a second one gets PITH_BUSY, as does a callback that comes
  *            back. pith_cancel alone may be called at any time, from any thread or a signal
@@ -99,7 +99,7 @@ PITH_API const char *pith_status_text(pith_status status);
 
 typedef int32_t pith_log_level;
 enum { PITH_LOG_INFO = 0, PITH_LOG_WARNING = 1 };
-/* Gets a line without its end. Called on a thread that has called pith; of sessions that may be any. */
+/* Gets a line without its end. Called on a thread that has called pith. */
 typedef void (*pith_log)(void *user, pith_log_level level, const char *text, size_t n_bytes);
 
 enum {
@@ -242,7 +242,9 @@ typedef struct pith_memory {
 PITH_API pith_status pith_plan(const pith_model *model, const pith_session_options *options,
                                pith_memory *memory, pith_error *error);
 
-/* Allocates all that its steps need, and starts n_threads - 1 threads. */
+/* Allocates all that its steps need, and starts n_threads - 1 threads. (Rust's standard library ends
+ * the process where a system that has just given a block refuses the 48 bytes of a thread's handle:
+ * the one case that can't be an error. With n_threads = 1 there is none.) */
 PITH_API pith_status pith_session_new(pith_model *model, const pith_session_options *options,
                                       pith_session **session, pith_error *error);
 /* Must not be in use: a session that is stays as it is, and its memory is lost. Freed twice is not
@@ -285,8 +287,9 @@ PITH_API pith_status pith_sample(pith_session *session, uint32_t seq, const pith
                                  uint32_t *id, pith_error *error);
 
 /* Gets each token as it comes, with the text that has become certain by it (maybe none; whole
- * characters only, no NUL at its end, borrowed for the call). Returns 0 to go on, anything else to
- * cancel. Must not call pith with the same session (PITH_BUSY), but for pith_cancel. */
+ * characters only: what is half of one when the text ends is not handed out; no NUL at its end,
+ * borrowed for the call). Returns 0 to go on, anything else to cancel. Must not call pith with the
+ * same session (PITH_BUSY), but for pith_cancel. */
 typedef int32_t (*pith_on_token)(void *user, uint32_t id, const char *text, size_t n_bytes);
 
 typedef struct pith_generation {
