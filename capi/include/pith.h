@@ -242,9 +242,9 @@ typedef struct pith_memory {
 PITH_API pith_status pith_plan(const pith_model *model, const pith_session_options *options,
                                pith_memory *memory, pith_error *error);
 
-/* Allocates all that its steps need, and starts n_threads - 1 threads. (Rust's standard library ends
- * the process where a system that has just given a block refuses the 48 bytes of a thread's handle:
- * the one case that can't be an error. With n_threads = 1 there is none.) */
+/* Allocates all that its steps need, and starts n_threads - 1 threads. (Rust's standard library
+ * ends the process where a system that has just given a block refuses the 48 bytes of a thread's
+ * handle: the one case that can't be an error. With n_threads = 1 there is none.) */
 PITH_API pith_status pith_session_new(pith_model *model, const pith_session_options *options,
                                       pith_session **session, pith_error *error);
 /* Must not be in use: a session that is stays as it is, and its memory is lost. Freed twice is not
