@@ -3,14 +3,14 @@
 # kind that the kernels tell apart below AVX2. On Debian it installs qemu, the cross compiler (for
 # its linker and its C library) and Rust's target.
 #
-#   scripts/emulate.sh [--models]    whole models too: minutes more
+#   scripts/emulate.sh [--models]    whole models and the C library too: minutes more
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 target=aarch64-unknown-linux-gnu
 models=${1:-}
-kernels=(-p pith --test kernel --test attention --test logits)
+kernels=(--test kernel --test attention --test logits)
 
 install() {
   local root=() packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
@@ -34,14 +34,15 @@ on() {
 }
 
 aarch64() {
-  on "$1" "$2" --target "$target" "${kernels[@]}"
+  on "$1" "$2" --target "$target" -p pith "${kernels[@]}"
   # Against PyTorch.
   [[ $models != --models ]] || on "$1" "$2" --target "$target" -p pith-convert --test families pytorchs_logits
 }
 
 install
 # The build of this machine, on a CPU that has SSE3, but neither SSSE3 nor anything later.
-on Opteron_G1 sse2 "${kernels[@]}"
+# With the workspace's features: what its tests have built isn't built again.
+on Opteron_G1 sse2 --workspace --exclude yardstick "${kernels[@]}"
 if ! rustup --quiet target add "$target"; then
   echo "!! aarch64 is NOT TESTED here: rustup could not fetch $target" >&2
   exit
@@ -68,6 +69,7 @@ c_program() {
   echo "-- a C program on aarch64: the same text"
   rm -rf "$work"
 }
+[[ $models == --models ]] || exit 0
 c_program
 # This CPU has all tables: models cut in many ways have the same bits with each.
-[[ $models != --models ]] || on max i8mm --target "$target" -p pith-convert --test families
+on max i8mm --target "$target" -p pith-convert --test families
