@@ -1,12 +1,16 @@
 """The page in headless Chromium: the text that it writes behind a prompt, without randomness.
 
 python3 page.py CHROMIUM FOLDER MODEL PROMPT N
-The folder, which is served to the browser, holds the page, its script, the module and the model.
+The folder, which is served to the browser, holds the page, its script, the module and the model. The page
+gets a script more, which sends what it shows when it is done: `--dump-dom` doesn't wait for a module's work.
 """
 
 import functools
 import html.parser
 import http.server
+import os
+import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +19,17 @@ import urllib.parse
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --dump-dom --virtual-time-budget=600000"
+    "--disable-component-update --disable-sync"
 ).split()
+SECONDS = 120
+
+REPORT = b"""<script>
+  const timer = setInterval(() => {
+    if (document.body.dataset.ready === undefined) return;
+    clearInterval(timer);
+    fetch("/done", { method: "POST", body: document.documentElement.outerHTML });
+  }, 50);
+</script>"""
 
 
 class Page(html.parser.HTMLParser):
@@ -41,23 +54,51 @@ class Page(html.parser.HTMLParser):
             self.at[self.open[-1][1]] += data
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the folder, and takes the page's report."""
+
+    reports = queue.Queue()
+
+    def do_GET(self):
+        if not self.path.startswith("/index.html"):
+            return super().do_GET()
+        with open(f"{self.directory}/index.html", "rb") as file:
+            page = file.read() + REPORT
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def do_POST(self):
+        self.reports.put(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
     def log_message(self, *_):
         pass
 
 
 def main(chromium, folder, model, prompt, n):
-    handler = functools.partial(Quiet, directory=folder)
+    handler = functools.partial(Handler, directory=folder)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     query = urllib.parse.urlencode({"model": model, "prompt": prompt, "n": n, "temp": 0})
     url = f"http://127.0.0.1:{server.server_port}/index.html?{query}"
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, open(f"{profile}/log", "w+") as log:
         command = [chromium, *FLAGS, f"--user-data-dir={profile}", url]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
-    page = Page(done.stdout.decode())
+        browser = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            page = Page(Handler.reports.get(timeout=SECONDS).decode())
+        except queue.Empty:
+            log.seek(0)
+            sys.exit(f"no word of the page in {SECONDS} s\n{log.read()[-2000:]}")
+        finally:
+            # Its children too, which write into the folder that goes now.
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
     if not page.ready or not page.at["b"]:
-        sys.exit(f"the page isn't done: {page.at}\n{done.stderr.decode()[-2000:]}")
+        sys.exit(f"the page isn't done: {page.at}")
     print(page.at["b"])
 
 
