@@ -165,12 +165,8 @@ impl Inner {
         let model = self.model.clone();
         let tokenizer = model.model.tokenizer();
         let buffers = std::mem::take(&mut self.buffers);
-        let mut text = tokenizer.stream_into(buffers).show_special(wanted.show_special);
-        // The prompt goes through the stream too, so that the text is its continuation: some
-        // vocabularies drop a space at the very start.
-        for &id in self.session.ids(seq) {
-            text.push(id);
-        }
+        let text = tokenizer.stream_into(buffers).show_special(wanted.show_special);
+        let mut text = text.after(self.session.ids(seq));
         let stopper = self.session.stopper();
         let finish = loop {
             if done.n_tokens == wanted.max_tokens {
@@ -245,4 +241,15 @@ pub unsafe extern "C" fn pith_generate(
     };
     // SAFETY: the header's contract.
     unsafe { enter(session, error, body, |()| ()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_headers_defaults_are_the_runtimes() {
+        let defaults = sampling(&PithSampling::INIT);
+        assert!(defaults.is_ok_and(|defaults| defaults == sampler::Options::default()));
+    }
 }

@@ -38,9 +38,8 @@ fn encode(tokenizer: &Tokenizer, text: &str, flags: u32) -> Result<Vec<u32>, Fau
         parse_special: flags & PARSE_SPECIAL != 0,
     };
     let mut ids = tokenizer.encode(text, encode);
-    let open = flags & ADD_SPECIAL == 0 && flags & ADD_BEGIN != 0;
-    if open && tokenizer.add_eos() && ids.last().copied() == tokenizer.eos() {
-        ids.pop();
+    if flags & ADD_SPECIAL == 0 && flags & ADD_BEGIN != 0 {
+        tokenizer.take_end(&mut ids);
     }
     Ok(ids)
 }

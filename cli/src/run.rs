@@ -116,10 +116,7 @@ pub fn run(args: &Args) -> Result<End> {
     let mut writer = Writer::new(&model, session, sampler, args.on_full);
     let tokenizer = model.tokenizer();
     let mut ids = tokenizer.encode(&prompt, Encode { add_special: true, parse_special: true });
-    // A text that is to go on has no end.
-    if tokenizer.add_eos() && ids.last().copied() == tokenizer.eos() {
-        ids.pop();
-    }
+    tokenizer.take_end(&mut ids);
     let mut text = String::new();
     let mut out = io::stdout().lock();
     if args.echo && !args.json {

@@ -343,12 +343,7 @@ impl<'m> Writer<'m> {
     ) -> Result<(Vec<u32>, Why)> {
         let model = self.model;
         let mut stops = Stops::new(stops);
-        let mut text = model.tokenizer().stream();
-        // What was read goes through the stream too, so that this text is its continuation: some
-        // vocabularies drop a space at the very start.
-        for &id in self.session.ids(0) {
-            text.push(id);
-        }
+        let mut text = model.tokenizer().stream().after(self.session.ids(0));
         let mut ids = Vec::new();
         let began = Instant::now();
         let why = loop {

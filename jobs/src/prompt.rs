@@ -121,11 +121,8 @@ impl<'m> Reader<'m> {
     /// that ends texts.
     pub fn encode(&self, text: &Prompt) -> Vec<u32> {
         let mut ids = text.encode(self.tokenizer);
-        if self.tokenizer.add_eos()
-            && !text.is_whole()
-            && ids.last().copied() == self.tokenizer.eos()
-        {
-            ids.pop();
+        if !text.is_whole() {
+            self.tokenizer.take_end(&mut ids);
         }
         ids
     }

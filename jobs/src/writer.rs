@@ -102,12 +102,7 @@ impl<'m> Writer<'m> {
         log_probs: Option<usize>,
     ) -> std::result::Result<(), RowError> {
         let Settings { n_predict, sampler, stop } = settings;
-        let mut stream = self.model.tokenizer().stream();
-        // The prompt goes through the stream too, so that the text is its continuation: some vocabularies
-        // drop a space at the very start.
-        ids.iter().for_each(|&id| {
-            stream.push(id);
-        });
+        let stream = self.model.tokenizer().stream().after(&ids);
         let generated = Generated {
             text: String::new(),
             finish: Finish::Length,

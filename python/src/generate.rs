@@ -229,13 +229,7 @@ impl Writer {
             logits.extend_from_slice(new);
             Ok(())
         })?;
-        // What was read goes through the stream too, so that the text is its continuation: some
-        // vocabularies drop a space at the very start.
-        let mut text = self.model.tokenizer().stream();
-        prompt.iter().for_each(|&id| {
-            text.push(id);
-        });
-        Ok((lease, text.pause()))
+        Ok((lease, self.model.tokenizer().stream().after(prompt).pause()))
     }
 
     /// Chooses a token; gives the text that has become certain by it.

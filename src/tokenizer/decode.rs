@@ -52,6 +52,15 @@ impl<'a> Stream<'a> {
         self
     }
 
+    /// Has these ids behind it, whose text isn't given: what follows is their continuation, and some
+    /// vocabularies drop a space at the very start of a text.
+    pub fn after(mut self, ids: &[u32]) -> Self {
+        ids.iter().for_each(|&id| {
+            self.push(id);
+        });
+        self
+    }
+
     /// Takes the next id; gives the text that has become certain by it, which may be empty.
     pub fn push(&mut self, id: u32) -> &str {
         self.ready.clear();

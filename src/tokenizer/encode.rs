@@ -28,6 +28,13 @@ impl Tokenizer {
         self.encode_allowed(text, add_special, Allowed::at(places))
     }
 
+    /// Takes off the end that the tokenizer puts behind texts, if it does: a text that is to go on has none.
+    pub fn take_end(&self, ids: &mut Vec<u32>) {
+        if self.add_eos && ids.last().copied() == self.eos() {
+            ids.pop();
+        }
+    }
+
     fn encode_allowed(&self, text: &str, add_special: bool, allowed: Allowed<'_>) -> Vec<u32> {
         let mut out = Encoder {
             tokenizer: self,

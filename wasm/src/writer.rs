@@ -50,19 +50,11 @@ impl<'m> Writer<'m> {
         self.stream = None;
         let tokenizer = self.model.tokenizer();
         let mut ids = tokenizer.encode(prompt, Encode { add_special: true, parse_special: true });
-        // A text that is to go on has no end.
-        if tokenizer.add_eos() && ids.last().copied() == tokenizer.eos() {
-            ids.pop();
-        }
+        tokenizer.take_end(&mut ids);
         let logits = self.session.sync(0, &ids)?;
         self.logits.clear();
         self.logits.extend_from_slice(logits);
-        let mut stream = tokenizer.stream();
-        // Some vocabularies drop a space at the start of a text, which this is no longer.
-        for &id in &ids {
-            stream.push(id);
-        }
-        self.stream = Some(stream);
+        self.stream = Some(tokenizer.stream().after(&ids));
         self.sampler = Sampler::new(options);
         (self.n_left, self.last) = (n, None);
         Ok(())
